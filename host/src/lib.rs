@@ -1,0 +1,1 @@
+//! The daemon of one machine: takes functions, runs each in a container, answers HTTP.

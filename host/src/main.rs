@@ -1,0 +1,2 @@
+//! `opr`, the daemon and its command line in one binary.
+fn main() {}

@@ -1,0 +1,1 @@
+//! OCI images in containerd: pull, import, build, unpack and mount.
