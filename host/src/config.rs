@@ -1,0 +1,422 @@
+//! The node's settings: one `Config`, made before any port is bound, from `opr.toml` and the environment.
+//!
+//! A value in the environment wins over the file, the file over the default. A wrong value stops the start.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::ClassName;
+
+pub mod env;
+
+/// All settings of a node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// What this host calls itself (`H` in container names). Default: the kernel's node name.
+    pub hostname: String,
+    /// What lasts: images, functions, artifacts. Default `/var/lib/opr`.
+    pub state_dir: PathBuf,
+    /// What a reboot ends: sockets, namespaces, mounts. Default `/run/opr`.
+    pub run_dir: PathBuf,
+    /// Where `http://node/<function>/` is served. Default `0.0.0.0:8080`.
+    pub gateway_listen: SocketAddr,
+    /// Where the executor API and `/metrics` are served. Default `0.0.0.0:9900`.
+    pub executor_listen: SocketAddr,
+    /// How long a stop waits for executions in flight. Milliseconds; default 10,000.
+    pub drain_timeout_ms: u64,
+    /// The container engine.
+    pub containerd: Containerd,
+    /// The executor.
+    pub executor: Executor,
+    /// Sandboxes made ahead, their ids and their network.
+    pub sandbox: Sandboxes,
+    /// The classes of sandboxes by name; `function` and `build` always exist.
+    pub class: BTreeMap<ClassName, Class>,
+}
+
+/// The container engine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Containerd {
+    /// Socket of a containerd to use. Default: none, the node runs its own under `run_dir`.
+    pub address: Option<PathBuf>,
+    /// The program of the node's own containerd, looked up in `PATH`.
+    pub program: PathBuf,
+    /// containerd's namespace for all that this node makes.
+    pub namespace: String,
+    /// containerd's snapshotter; its layers must be directories for an overlay mount.
+    pub snapshotter: String,
+}
+
+/// The executor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Executor {
+    /// The key that callers of the executor API show. Empty: every authenticated route answers 401.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub secret: String,
+    /// Whether error answers carry details.
+    pub is_development: bool,
+    /// Protocol versions that the API accepts.
+    pub runtime_versions: Vec<String>,
+    /// Idle time after which an instance is reaped. Seconds; default 60.
+    pub inactive_threshold_s: u64,
+    /// Time between two looks for idle instances. Seconds; default 10.
+    pub maintenance_interval_s: u64,
+    /// Connection attempts for one execution, at least. Default 5.
+    pub retry_attempts: u32,
+    /// Pause between them. Milliseconds; default 500.
+    pub retry_delay_ms: u64,
+    /// Executions at once in one instance; more wait. Default 256.
+    pub concurrency: usize,
+    /// Executions that may wait for one instance; more are refused. Default 4,096.
+    pub queue: usize,
+    /// The `version` field of errors.
+    pub version: String,
+    /// Whether list and get show each runtime's key.
+    pub show_keys: bool,
+}
+
+/// Sandboxes made ahead, their ids and their network.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sandboxes {
+    /// Namespaces kept ready for each kind of outbound network in use. Default 8.
+    pub pool: usize,
+    /// Sandboxes at once, at most: each has 65,536 subordinate ids of its own. Default 4,096.
+    pub max: u32,
+    /// The first subordinate id. Default 1,879,048,192 (0x70000000), as systemd's range for containers ends below it.
+    pub first_id: u32,
+    /// Network of `nat` sandboxes: a bridge of this name.
+    pub bridge: String,
+    /// Addresses of `nat` sandboxes, as `address/prefix`. Default `10.88.0.0/16`.
+    pub subnet: String,
+    /// Folder of the CNI plugins. Default: the first of `/usr/lib/cni` and `/opt/cni/bin` that exists.
+    pub cni_dir: Option<PathBuf>,
+}
+
+/// A class of sandboxes: the operator's knob.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Class {
+    /// containerd's runtime.
+    pub runtime: String,
+    /// What the sandbox may reach.
+    pub outbound: Outbound,
+    /// What of the root file system it may write.
+    pub root: Root,
+    /// Size of the tmpfs that it may write to. MiB; default 64.
+    pub scratch_mib: u64,
+    /// Processes and threads, at most. Default 512.
+    #[serde(rename = "pids.max")]
+    pub pids_max: i64,
+    /// Share of the processors against other classes, 1 to 10,000. Default 100.
+    #[serde(rename = "cpu.weight")]
+    pub cpu_weight: u64,
+    /// Processors for the whole class, in cores. Default: no limit.
+    #[serde(rename = "cpu.max", skip_serializing_if = "Option::is_none")]
+    pub cpu_max: Option<f64>,
+    /// Memory for the whole class. MiB; default: no limit.
+    #[serde(rename = "memory.max", skip_serializing_if = "Option::is_none")]
+    pub memory_max_mib: Option<u64>,
+    /// Memory from which the class is slowed down. MiB; default: none. Version 2 only.
+    #[serde(rename = "memory.high", skip_serializing_if = "Option::is_none")]
+    pub memory_high_mib: Option<u64>,
+    /// Share of the disks, 1 to 10,000. Default 100.
+    #[serde(rename = "io.weight")]
+    pub io_weight: u16,
+}
+
+/// What a sandbox may reach. Never another sandbox, the host's ports or link-local addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outbound {
+    /// Nothing.
+    None,
+    /// Everything that the host can, by address translation.
+    Nat,
+    /// The host's own network, all of it: no isolation.
+    Host,
+}
+
+/// What of its root file system a sandbox may write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Root {
+    /// Nothing but the mounts that are writable.
+    ReadOnly,
+    /// All of it, into the sandbox's bounded tmpfs.
+    Tmpfs,
+    /// All of it, into a folder under `state_dir`.
+    Disk,
+}
+
+/// Limits of one sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Processors, in cores; 0 is no limit.
+    pub cpus: f64,
+    /// Memory in bytes; 0 is no limit.
+    pub memory_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { cpus: 1.0, memory_bytes: 512_000_000 }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            state_dir: "/var/lib/opr".into(),
+            run_dir: "/run/opr".into(),
+            gateway_listen: SocketAddr::from(([0, 0, 0, 0], 8080)),
+            executor_listen: SocketAddr::from(([0, 0, 0, 0], 9900)),
+            drain_timeout_ms: 10_000,
+            containerd: Containerd::default(),
+            executor: Executor::default(),
+            sandbox: Sandboxes::default(),
+            class: default_classes(),
+        }
+    }
+}
+
+impl Default for Containerd {
+    fn default() -> Self {
+        Self {
+            address: None,
+            program: "containerd".into(),
+            namespace: "opr".into(),
+            snapshotter: "overlayfs".into(),
+        }
+    }
+}
+
+impl Default for Executor {
+    fn default() -> Self {
+        Self {
+            secret: String::new(),
+            is_development: false,
+            runtime_versions: vec!["v5".into()],
+            inactive_threshold_s: 60,
+            maintenance_interval_s: 10,
+            retry_attempts: 5,
+            retry_delay_ms: 500,
+            concurrency: 256,
+            queue: 4096,
+            version: env!("CARGO_PKG_VERSION").into(),
+            show_keys: false,
+        }
+    }
+}
+
+impl Default for Sandboxes {
+    fn default() -> Self {
+        Self {
+            pool: 8,
+            max: 4096,
+            first_id: 0x7000_0000,
+            bridge: "opr0".into(),
+            subnet: "10.88.0.0/16".into(),
+            cni_dir: None,
+        }
+    }
+}
+
+impl Default for Class {
+    fn default() -> Self {
+        Self {
+            runtime: "io.containerd.runc.v2".into(),
+            outbound: Outbound::Nat,
+            root: Root::ReadOnly,
+            scratch_mib: 64,
+            pids_max: 512,
+            cpu_weight: 100,
+            cpu_max: None,
+            memory_max_mib: None,
+            memory_high_mib: None,
+            io_weight: 100,
+        }
+    }
+}
+
+/// Functions deployed here run in `function`, what clients of the executor API bring in `runtime`, builds in `build`.
+fn default_classes() -> BTreeMap<ClassName, Class> {
+    let runtime = Class { root: Root::Tmpfs, scratch_mib: 512, ..Class::default() };
+    let build = Class { root: Root::Disk, pids_max: 4096, cpu_weight: 50, ..Class::default() };
+    [("function", Class::default()), ("runtime", runtime), ("build", build)]
+        .into_iter()
+        .map(|(name, class)| (ClassName::try_new(name).expect("a constant that is a name"), class))
+        .collect()
+}
+
+/// Settings that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read settings from {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is no settings file. The cause shows line, column and what is accepted.
+    #[error("cannot understand {path}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A value is outside of what is accepted.
+    #[error("{name} is {value:?}, but must be {accepted}")]
+    Value {
+        /// The setting.
+        name: String,
+        /// Its value.
+        value: String,
+        /// What would do.
+        accepted: &'static str,
+    },
+}
+
+impl Config {
+    /// The settings of `file` (the defaults without one), changed by what `var` knows of the environment.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn load(
+        file: Option<&Path>,
+        var: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        let mut config = match file {
+            Some(path) => Self::read(path)?,
+            None => Self::default(),
+        };
+        for (name, class) in default_classes() {
+            config.class.entry(name).or_insert(class);
+        }
+        env::apply(&mut config, var)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        toml::from_str(&text)
+            .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: source.into() })
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |name: &str, value: String, accepted| {
+            Err(ConfigError::Value { name: name.to_owned(), value, accepted })
+        };
+        if self.executor.concurrency == 0 {
+            return wrong("executor.concurrency", "0".into(), "1 or more");
+        }
+        for (name, class) in &self.class {
+            if !(1..=10_000).contains(&class.cpu_weight) {
+                let name = format!("class.{name}.cpu.weight");
+                return wrong(&name, class.cpu_weight.to_string(), "from 1 to 10000");
+            }
+            if class.scratch_mib == 0 {
+                return wrong(&format!("class.{name}.scratch_mib"), "0".into(), "1 or more");
+            }
+        }
+        for (name, dir) in [("state_dir", &self.state_dir), ("run_dir", &self.run_dir)] {
+            if !dir.is_absolute() {
+                return wrong(name, dir.display().to_string(), "an absolute path");
+            }
+        }
+        Ok(())
+    }
+
+    /// The socket of the containerd to use.
+    pub fn containerd_socket(&self) -> PathBuf {
+        match &self.containerd.address {
+            Some(address) => address.clone(),
+            None => self.run_dir.join("containerd/containerd.sock"),
+        }
+    }
+
+    /// The socket on which the daemon answers its own command line.
+    pub fn node_socket(&self) -> PathBuf {
+        self.run_dir.join("opr.sock")
+    }
+
+    /// How long a stop waits for executions in flight.
+    pub fn drain_timeout(&self) -> Duration {
+        Duration::from_millis(self.drain_timeout_ms)
+    }
+
+    /// These settings as text, with secrets masked.
+    pub fn masked(&self) -> String {
+        let mut shown = self.clone();
+        if !shown.executor.secret.is_empty() {
+            shown.executor.secret = "***".into();
+        }
+        toml::to_string(&shown).expect("settings are plain tables")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, vars: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        Config::load(Some(file.path()), &|name| {
+            vars.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file() {
+        let config = load(
+            "gateway_listen = '127.0.0.1:1'\n[executor]\nsecret = 'file'",
+            &[(env::SECRET, "environment")],
+        )
+        .unwrap();
+        assert_eq!(config.executor.secret, "environment");
+        assert_eq!(config.gateway_listen.port(), 1);
+    }
+
+    #[test]
+    fn a_class_of_the_file_stands_beside_the_ones_that_always_exist() {
+        let config = load("[class.gpu]\n'cpu.weight' = 500\noutbound = 'none'", &[]).unwrap();
+        let names: Vec<_> = config.class.keys().map(ClassName::as_str).collect();
+        assert_eq!(names, ["build", "function", "gpu", "runtime"]);
+    }
+
+    #[test]
+    fn a_wrong_value_names_itself_and_what_is_accepted() {
+        #[track_caller]
+        fn check(text: &str, expected: &str) {
+            let error = load(text, &[]).unwrap_err();
+            let chain = format!("{:#}", anyhow::Error::new(error));
+            assert!(chain.contains(expected), "{chain}");
+        }
+        check("nonsense = 1", "unknown field `nonsense`");
+        check("[class.a]\n'cpu.weight' = 0", "class.a.cpu.weight is \"0\", but must be from 1 to 10000");
+        check("state_dir = 'here'", "must be an absolute path");
+        check("[class.a]\noutbound = 'all'", "expected one of `none`, `nat`, `host`");
+    }
+
+    #[test]
+    fn the_secret_is_not_printed() {
+        let config = load("[executor]\nsecret = 'hush'", &[]).unwrap();
+        assert!(!config.masked().contains("hush"));
+    }
+}
