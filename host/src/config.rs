@@ -169,14 +169,20 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { cpus: 1.0, memory_bytes: 512_000_000 }
+        Self {
+            cpus: 1.0,
+            memory_bytes: 512_000_000,
+        }
     }
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
-            hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            hostname: rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned(),
             state_dir: "/var/lib/opr".into(),
             run_dir: "/run/opr".into(),
             gateway_listen: SocketAddr::from(([0, 0, 0, 0], 8080)),
@@ -251,12 +257,30 @@ impl Default for Class {
 
 /// Functions deployed here run in `function`, what clients of the executor API bring in `runtime`, builds in `build`.
 fn default_classes() -> BTreeMap<ClassName, Class> {
-    let runtime = Class { root: Root::Tmpfs, scratch_mib: 512, ..Class::default() };
-    let build = Class { root: Root::Disk, pids_max: 4096, cpu_weight: 50, ..Class::default() };
-    [("function", Class::default()), ("runtime", runtime), ("build", build)]
-        .into_iter()
-        .map(|(name, class)| (ClassName::try_new(name).expect("a constant that is a name"), class))
-        .collect()
+    let runtime = Class {
+        root: Root::Tmpfs,
+        scratch_mib: 512,
+        ..Class::default()
+    };
+    let build = Class {
+        root: Root::Disk,
+        pids_max: 4096,
+        cpu_weight: 50,
+        ..Class::default()
+    };
+    [
+        ("function", Class::default()),
+        ("runtime", runtime),
+        ("build", build),
+    ]
+    .into_iter()
+    .map(|(name, class)| {
+        (
+            ClassName::try_new(name).expect("a constant that is a name"),
+            class,
+        )
+    })
+    .collect()
 }
 
 /// Settings that cannot be used.
@@ -312,15 +336,23 @@ impl Config {
     }
 
     fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        toml::from_str(&text)
-            .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: source.into() })
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        toml::from_str(&text).map_err(|source| ConfigError::Parse {
+            path: path.to_owned(),
+            source: source.into(),
+        })
     }
 
     fn check(&self) -> Result<(), ConfigError> {
         let wrong = |name: &str, value: String, accepted| {
-            Err(ConfigError::Value { name: name.to_owned(), value, accepted })
+            Err(ConfigError::Value {
+                name: name.to_owned(),
+                value,
+                accepted,
+            })
         };
         if self.executor.concurrency == 0 {
             return wrong("executor.concurrency", "0".into(), "1 or more");
@@ -331,7 +363,11 @@ impl Config {
                 return wrong(&name, class.cpu_weight.to_string(), "from 1 to 10000");
             }
             if class.scratch_mib == 0 {
-                return wrong(&format!("class.{name}.scratch_mib"), "0".into(), "1 or more");
+                return wrong(
+                    &format!("class.{name}.scratch_mib"),
+                    "0".into(),
+                    "1 or more",
+                );
             }
         }
         for (name, dir) in [("state_dir", &self.state_dir), ("run_dir", &self.run_dir)] {
@@ -378,7 +414,9 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
         Config::load(Some(file.path()), &|name| {
-            vars.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+            vars.iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| (*value).to_owned())
         })
     }
 
@@ -409,9 +447,15 @@ mod tests {
             assert!(chain.contains(expected), "{chain}");
         }
         check("nonsense = 1", "unknown field `nonsense`");
-        check("[class.a]\n'cpu.weight' = 0", "class.a.cpu.weight is \"0\", but must be from 1 to 10000");
+        check(
+            "[class.a]\n'cpu.weight' = 0",
+            "class.a.cpu.weight is \"0\", but must be from 1 to 10000",
+        );
         check("state_dir = 'here'", "must be an absolute path");
-        check("[class.a]\noutbound = 'all'", "expected one of `none`, `nat`, `host`");
+        check(
+            "[class.a]\noutbound = 'all'",
+            "expected one of `none`, `nat`, `host`",
+        );
     }
 
     #[test]

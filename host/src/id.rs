@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 /// A text that is no valid identifier.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{kind} {text:?} is not valid: it starts with a letter or digit, holds only letters, digits, `.`, `_` and `-`, and is at most {max} characters long")]
+#[error(
+    "{kind} {text:?} is not valid: it starts with a letter or digit, holds only letters, digits, `.`, `_` and `-`, and is at most {max} characters long"
+)]
 pub struct IdError {
     kind: &'static str,
     text: String,
@@ -86,7 +88,9 @@ id! {
 fn is_name(text: &str, max: usize) -> bool {
     let mut bytes = text.bytes();
     text.len() <= max
-        && bytes.next().is_some_and(|first| first.is_ascii_alphanumeric())
+        && bytes
+            .next()
+            .is_some_and(|first| first.is_ascii_alphanumeric())
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
@@ -124,7 +128,9 @@ impl FromStr for Digest {
         match text.strip_prefix("sha256:") {
             Some(hex)
                 if hex.len() == 64
-                    && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) =>
+                    && hex
+                        .bytes()
+                        .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) =>
             {
                 Ok(Self(hex.to_owned()))
             }

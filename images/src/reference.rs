@@ -4,7 +4,7 @@
 //! references that mean the same image are equal and print alike, so the text of one is its key in
 //! containerd.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{fmt, str::FromStr};
 
 /// The full name of an image: registry, repository, and tag or digest.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,42 +51,23 @@ impl Reference {
     pub fn with_tag(&self, tag: &str) -> Result<Self, ReferenceError> {
         format!("{}/{}:{tag}", self.registry, self.repository).parse()
     }
-
-    /// Whether the registry is this machine itself, which is spoken to without TLS.
-    pub(crate) fn is_loopback(&self) -> bool {
-        let host = match self.registry.rsplit_once(':') {
-            Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
-            _ => &self.registry,
-        };
-        let address = host.trim_start_matches('[').trim_end_matches(']');
-        host == "localhost" || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-    }
-
-    /// The name as the registry client spells it.
-    pub(crate) fn to_oci(&self) -> oci_client::Reference {
-        let (registry, repository) = (self.registry.clone(), self.repository.clone());
-        match (&self.tag, &self.digest) {
-            (_, Some(digest)) => {
-                oci_client::Reference::with_digest(registry, repository, digest.clone())
-            }
-            (Some(tag), None) => oci_client::Reference::with_tag(registry, repository, tag.clone()),
-            (None, None) => {
-                oci_client::Reference::with_tag(registry, repository, "latest".to_owned())
-            }
-        }
-    }
 }
 
 impl FromStr for Reference {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
-        let parsed: oci_client::Reference = text
-            .parse()
-            .map_err(|source| ReferenceError { text: text.to_owned(), source })?;
+        let parsed: oci_client::Reference = text.parse().map_err(|source| ReferenceError {
+            text: text.to_owned(),
+            source,
+        })?;
         let digest = parsed.digest().map(str::to_owned);
         let tag = parsed.tag().map(str::to_owned);
-        let tag = if digest.is_none() { tag.or_else(|| Some("latest".to_owned())) } else { tag };
+        let tag = if digest.is_none() {
+            tag.or_else(|| Some("latest".to_owned()))
+        } else {
+            tag
+        };
         Ok(Self {
             registry: parsed.registry().to_owned(),
             repository: parsed.repository().to_owned(),
@@ -123,14 +104,29 @@ mod tests {
     fn normalises_as_docker_does() {
         check("node", Some("docker.io/library/node:latest"));
         check("node:20", Some("docker.io/library/node:20"));
-        check("openruntimes/node:v5-22", Some("docker.io/openruntimes/node:v5-22"));
-        check("docker.io/library/node:20", Some("docker.io/library/node:20"));
-        check("index.docker.io/library/node:20", Some("docker.io/library/node:20"));
+        check(
+            "openruntimes/node:v5-22",
+            Some("docker.io/openruntimes/node:v5-22"),
+        );
+        check(
+            "docker.io/library/node:20",
+            Some("docker.io/library/node:20"),
+        );
+        check(
+            "index.docker.io/library/node:20",
+            Some("docker.io/library/node:20"),
+        );
         check("127.0.0.1:5000/a/b:c", Some("127.0.0.1:5000/a/b:c"));
         check("localhost/a", Some("localhost/a:latest"));
         let digest = format!("sha256:{}", "a".repeat(64));
-        check(&format!("a@{digest}"), Some(&format!("docker.io/library/a@{digest}")));
-        check(&format!("a:1@{digest}"), Some(&format!("docker.io/library/a:1@{digest}")));
+        check(
+            &format!("a@{digest}"),
+            Some(&format!("docker.io/library/a@{digest}")),
+        );
+        check(
+            &format!("a:1@{digest}"),
+            Some(&format!("docker.io/library/a:1@{digest}")),
+        );
     }
 
     #[test]
@@ -145,21 +141,15 @@ mod tests {
 
     #[test]
     fn a_name_parses_to_itself() {
-        for text in ["node", "a/b:c", "[::1]:5000/a", "registry.example:5000/x/y:z"] {
+        for text in [
+            "node",
+            "a/b:c",
+            "[::1]:5000/a",
+            "registry.example:5000/x/y:z",
+        ] {
             if let Ok(first) = text.parse::<Reference>() {
                 assert_eq!(first.to_string().parse::<Reference>().unwrap(), first);
             }
         }
-    }
-
-    #[test]
-    fn only_this_machine_is_loopback() {
-        let loopback = |t: &str| t.parse::<Reference>().unwrap().is_loopback();
-        assert!(loopback("127.0.0.1:5000/a"));
-        assert!(loopback("localhost:5000/a"));
-        assert!(loopback("localhost/a"));
-        assert!(!loopback("127.0.0.1.example/a"));
-        assert!(!loopback("10.0.0.1:5000/a"));
-        assert!(!loopback("node"));
     }
 }

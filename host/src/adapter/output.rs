@@ -30,7 +30,11 @@ const FEED_CHUNKS: usize = 256;
 impl Output {
     /// Keeps the latest `limit` bytes.
     pub fn new(limit: usize) -> Self {
-        Self { state: Mutex::default(), feed: broadcast::channel(FEED_CHUNKS).0, limit }
+        Self {
+            state: Mutex::default(),
+            feed: broadcast::channel(FEED_CHUNKS).0,
+            limit,
+        }
     }
 
     /// Adds what was just read.

@@ -63,17 +63,52 @@ pub(super) fn apply(config: &mut Config, var: Lookup<'_>) -> Result<(), ConfigEr
     if let Some(list) = given(var, RUNTIME_VERSIONS) {
         executor.runtime_versions = list.split(',').map(|v| v.trim().to_lowercase()).collect();
     }
-    set(var, INACTIVE_TRESHOLD, "whole seconds", &mut executor.inactive_threshold_s)?;
-    set(var, INACTIVE_THRESHOLD, "whole seconds", &mut executor.inactive_threshold_s)?;
-    set(var, MAINTENANCE_INTERVAL, "whole seconds", &mut executor.maintenance_interval_s)?;
-    set(var, RETRY_ATTEMPTS, "a whole number", &mut executor.retry_attempts)?;
-    set(var, RETRY_DELAY_MS, "whole milliseconds", &mut executor.retry_delay_ms)?;
+    set(
+        var,
+        INACTIVE_TRESHOLD,
+        "whole seconds",
+        &mut executor.inactive_threshold_s,
+    )?;
+    set(
+        var,
+        INACTIVE_THRESHOLD,
+        "whole seconds",
+        &mut executor.inactive_threshold_s,
+    )?;
+    set(
+        var,
+        MAINTENANCE_INTERVAL,
+        "whole seconds",
+        &mut executor.maintenance_interval_s,
+    )?;
+    set(
+        var,
+        RETRY_ATTEMPTS,
+        "a whole number",
+        &mut executor.retry_attempts,
+    )?;
+    set(
+        var,
+        RETRY_DELAY_MS,
+        "whole milliseconds",
+        &mut executor.retry_delay_ms,
+    )?;
     set(var, VERSION, "text", &mut executor.version)?;
     set(var, HOSTNAME, "text", &mut config.hostname)?;
     set(var, STATE_DIR, "a path", &mut config.state_dir)?;
     set(var, RUN_DIR, "a path", &mut config.run_dir)?;
-    set(var, GATEWAY_LISTEN, "an address and port", &mut config.gateway_listen)?;
-    set(var, EXECUTOR_LISTEN, "an address and port", &mut config.executor_listen)?;
+    set(
+        var,
+        GATEWAY_LISTEN,
+        "an address and port",
+        &mut config.gateway_listen,
+    )?;
+    set(
+        var,
+        EXECUTOR_LISTEN,
+        "an address and port",
+        &mut config.executor_listen,
+    )?;
     if let Some(address) = given(var, CONTAINERD_ADDRESS) {
         config.containerd.address = Some(address.into());
     }
@@ -92,9 +127,11 @@ fn set<T: std::str::FromStr>(
     field: &mut T,
 ) -> Result<(), ConfigError> {
     if let Some(value) = given(var, name) {
-        *field = value
-            .parse()
-            .map_err(|_| ConfigError::Value { name: name.to_owned(), value, accepted })?;
+        *field = value.parse().map_err(|_| ConfigError::Value {
+            name: name.to_owned(),
+            value,
+            accepted,
+        })?;
     }
     Ok(())
 }
