@@ -4,15 +4,15 @@
 //! references that mean the same image are equal and print alike, so the text of one is its key in
 //! containerd.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
 /// The full name of an image: registry, repository, and tag or digest.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reference {
-    registry: String,
-    repository: String,
-    tag: Option<String>,
-    digest: Option<String>,
+    registry: Box<str>,
+    repository: Box<str>,
+    tag: Option<Box<str>>,
+    digest: Option<Box<str>>,
 }
 
 /// The text is not a name of an image.
@@ -51,6 +51,32 @@ impl Reference {
     pub fn with_tag(&self, tag: &str) -> Result<Self, ReferenceError> {
         format!("{}/{}:{tag}", self.registry, self.repository).parse()
     }
+
+    /// Whether the registry is this machine itself, which is spoken to without TLS.
+    pub(crate) fn is_loopback(&self) -> bool {
+        let host = match self.registry.rsplit_once(':') {
+            Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+            _ => &self.registry,
+        };
+        let address = host.trim_start_matches('[').trim_end_matches(']');
+        host == "localhost" || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    }
+
+    /// The name as the registry client spells it.
+    pub(crate) fn to_oci(&self) -> oci_client::Reference {
+        let (registry, repository) = (self.registry.to_string(), self.repository.to_string());
+        match (&self.tag, &self.digest) {
+            (_, Some(digest)) => {
+                oci_client::Reference::with_digest(registry, repository, digest.to_string())
+            }
+            (Some(tag), None) => {
+                oci_client::Reference::with_tag(registry, repository, tag.to_string())
+            }
+            (None, None) => {
+                oci_client::Reference::with_tag(registry, repository, "latest".to_owned())
+            }
+        }
+    }
 }
 
 impl FromStr for Reference {
@@ -61,16 +87,16 @@ impl FromStr for Reference {
             text: text.to_owned(),
             source,
         })?;
-        let digest = parsed.digest().map(str::to_owned);
-        let tag = parsed.tag().map(str::to_owned);
+        let digest = parsed.digest().map(Box::from);
+        let tag = parsed.tag().map(Box::from);
         let tag = if digest.is_none() {
-            tag.or_else(|| Some("latest".to_owned()))
+            tag.or_else(|| Some("latest".into()))
         } else {
             tag
         };
         Ok(Self {
-            registry: parsed.registry().to_owned(),
-            repository: parsed.repository().to_owned(),
+            registry: parsed.registry().into(),
+            repository: parsed.repository().into(),
             tag,
             digest,
         })
@@ -151,5 +177,16 @@ mod tests {
                 assert_eq!(first.to_string().parse::<Reference>().unwrap(), first);
             }
         }
+    }
+
+    #[test]
+    fn only_this_machine_is_loopback() {
+        let loopback = |t: &str| t.parse::<Reference>().unwrap().is_loopback();
+        assert!(loopback("127.0.0.1:5000/a"));
+        assert!(loopback("localhost:5000/a"));
+        assert!(loopback("localhost/a"));
+        assert!(!loopback("127.0.0.1.example/a"));
+        assert!(!loopback("10.0.0.1:5000/a"));
+        assert!(!loopback("node"));
     }
 }
