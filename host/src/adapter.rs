@@ -23,8 +23,22 @@ use crate::{
     id::{ClassName, SandboxId},
 };
 
+pub mod containerd;
 pub mod output;
 
+mod cgroup;
+mod client;
+mod dial;
+mod engine;
+mod events;
+mod network;
+mod rootfs;
+mod seccomp;
+mod slots;
+mod spec;
+mod stdio;
+
+pub use containerd::Containerd;
 pub use output::Output;
 
 /// A container engine. Every call is safe to repeat.

@@ -7,3 +7,4 @@ pub mod adapter;
 pub mod config;
 pub mod function;
 pub mod id;
+pub mod sys;

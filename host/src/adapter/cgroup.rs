@@ -1,0 +1,113 @@
+//! cgroups of classes and sandboxes: `/<namespace>/<class>/<sandbox>`, version 2, 1 or both mounted.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use cgroups_rs::fs::{Cgroup, cpu::CpuController, hierarchies, memory::MemController};
+
+use crate::config::Class;
+
+/// Microseconds; the kernel's own default.
+const PERIOD: u64 = 100_000;
+/// A cgroup is busy for a moment after its last process has ended.
+const BUSY_RETRIES: u32 = 50;
+const MIB: u64 = 1024 * 1024;
+
+/// Makes the cgroup of a class, or gives it new limits.
+pub(super) fn set_class(path: &str, class: &Class) -> io::Result<()> {
+    let path = path.trim_start_matches('/');
+    let group = Cgroup::new(hierarchies::auto(), path).map_err(io::Error::other)?;
+    if let Some(cpu) = group.controller_of::<CpuController>() {
+        // Version 1 counts in shares, 1,024 where version 2 has a weight of 100.
+        let shares = if group.v2() {
+            class.cpu_weight
+        } else {
+            (class.cpu_weight * 1024 / 100).max(2)
+        };
+        cpu.set_shares(shares).map_err(io::Error::other)?;
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a float becomes the nearest i64"
+        )]
+        let quota = class
+            .cpu_max
+            .map_or(-1, |cores| (cores * PERIOD as f64) as i64);
+        cpu.set_cfs_quota_and_period(Some(quota), Some(PERIOD))
+            .map_err(io::Error::other)?;
+    }
+    if let Some(memory) = group.controller_of::<MemController>() {
+        let bytes = |mib: u64| i64::try_from(mib.saturating_mul(MIB)).unwrap_or(i64::MAX);
+        memory
+            .set_limit(class.memory_max_mib.map_or(-1, bytes))
+            .map_err(io::Error::other)?;
+    }
+    for root in mounts() {
+        let write =
+            |name: &str, value: String| write_where_known(&root.join(path).join(name), &value);
+        let high = class
+            .memory_high_mib
+            .map_or("max".to_owned(), |mib| (mib * MIB).to_string());
+        write("memory.high", high)?;
+        // The controller may be off or have no scheduler behind it: a share is a wish.
+        let _ = write("io.weight", class.io_weight.to_string());
+    }
+    Ok(())
+}
+
+/// Removes a cgroup. Succeeds where there is none.
+pub(super) fn remove(path: &str) -> io::Result<()> {
+    let path = path.trim_start_matches('/');
+    mounts()
+        .iter()
+        .try_for_each(|root| remove_dir(&root.join(path)))
+}
+
+/// The names of the cgroups right under `path`.
+pub(super) fn children(path: &str) -> Vec<String> {
+    let path = path.trim_start_matches('/');
+    let mut names: Vec<_> = mounts()
+        .iter()
+        .filter_map(|root| fs::read_dir(root.join(path)).ok())
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+fn remove_dir(path: &Path) -> io::Result<()> {
+    for _ in 0..BUSY_RETRIES {
+        match fs::remove_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => return other,
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    fs::remove_dir(path)
+}
+
+fn write_where_known(path: &Path, value: &str) -> io::Result<()> {
+    if path.exists() {
+        fs::write(path, value)
+    } else {
+        Ok(())
+    }
+}
+
+/// Where cgroup file systems are mounted: one with version 2, one for each controller with version 1.
+fn mounts() -> Vec<PathBuf> {
+    let kinds = ["cgroup", "cgroup2"];
+    let all = hierarchies::mountinfo_self();
+    all.into_iter()
+        .filter(|mount| kinds.contains(&mount.fs_type.0.as_str()))
+        .map(|mount| mount.mount_point)
+        .collect()
+}

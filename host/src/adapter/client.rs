@@ -1,0 +1,189 @@
+//! containerd's containers and tasks over gRPC (API of 1.6 to 2.x), in one containerd namespace.
+
+use std::{collections::HashMap, time::Duration};
+
+use containerd_client::{
+    services::v1::{
+        Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest,
+        DeleteTaskRequest, KillRequest, ListContainersRequest, ListTasksRequest, StartRequest,
+        UpdateTaskRequest, WaitRequest, containers_client::ContainersClient,
+        tasks_client::TasksClient,
+    },
+    types::v1::Process,
+};
+use prost_types::Any;
+use tonic::{Code, Request, Response, Status, metadata::MetadataValue, transport::Channel};
+
+use super::EngineError;
+
+/// Lists carry each container's whole spec.
+const MAX_ANSWER: usize = 256 * 1024 * 1024;
+/// A task that was killed ends within this, or is stuck in the kernel.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Calls in one containerd namespace. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Client {
+    pub(super) channel: Channel,
+    pub(super) namespace: MetadataValue<tonic::metadata::Ascii>,
+}
+
+impl Client {
+    pub(super) fn request<T>(&self, body: T) -> Request<T> {
+        let mut request = Request::new(body);
+        request
+            .metadata_mut()
+            .insert("containerd-namespace", self.namespace.clone());
+        request
+    }
+
+    pub(super) async fn create_container(&self, container: Container) -> Result<(), EngineError> {
+        let request = self.request(CreateContainerRequest {
+            container: Some(container),
+        });
+        done(
+            "create the container",
+            self.containers().create(request).await,
+        )
+        .map(drop)
+    }
+
+    pub(super) async fn delete_container(&self, id: &str) -> Result<(), EngineError> {
+        let request = self.request(DeleteContainerRequest { id: id.to_owned() });
+        found(
+            "delete the container",
+            self.containers().delete(request).await,
+        )
+        .map(drop)
+    }
+
+    pub(super) async fn containers_here(&self) -> Result<Vec<Container>, EngineError> {
+        let request = self.request(ListContainersRequest::default());
+        let answer = self.containers().list(request).await;
+        Ok(done("list containers", answer)?.containers)
+    }
+
+    pub(super) async fn tasks_here(&self) -> Result<HashMap<String, Process>, EngineError> {
+        let answer = self
+            .tasks()
+            .list(self.request(ListTasksRequest::default()))
+            .await;
+        let tasks = done("list tasks", answer)?.tasks;
+        // A task's process carries the container's name as its own.
+        Ok(tasks
+            .into_iter()
+            .map(|task| (task.id.clone(), task))
+            .collect())
+    }
+
+    pub(super) async fn create_task(&self, task: CreateTaskRequest) -> Result<(), EngineError> {
+        done(
+            "create the task",
+            self.tasks().create(self.request(task)).await,
+        )
+        .map(drop)
+    }
+
+    pub(super) async fn start_task(&self, id: &str) -> Result<(), EngineError> {
+        let request = StartRequest {
+            container_id: id.to_owned(),
+            ..Default::default()
+        };
+        done(
+            "start the task",
+            self.tasks().start(self.request(request)).await,
+        )
+        .map(drop)
+    }
+
+    pub(super) async fn update_task(&self, id: &str, resources: Any) -> Result<(), EngineError> {
+        let request = UpdateTaskRequest {
+            container_id: id.to_owned(),
+            resources: Some(resources),
+            ..Default::default()
+        };
+        done(
+            "update the task",
+            self.tasks().update(self.request(request)).await,
+        )
+        .map(drop)
+    }
+
+    /// Kills the task, waits until it has ended, and removes it. Its pid namespace ends all else in it.
+    pub(super) async fn remove_task(&self, id: &str) -> Result<(), EngineError> {
+        let container_id = id.to_owned();
+        let kill = KillRequest {
+            container_id: container_id.clone(),
+            signal: 9,
+            ..Default::default()
+        };
+        match self.tasks().kill(self.request(kill)).await {
+            Err(status) if is_over(&status) => {}
+            answer => {
+                done("kill the task", answer)?;
+            }
+        }
+        let wait = WaitRequest {
+            container_id: container_id.clone(),
+            ..Default::default()
+        };
+        let mut tasks = self.tasks();
+        let ended = tasks.wait(self.request(wait));
+        match tokio::time::timeout(EXIT_TIMEOUT, ended).await {
+            Ok(answer) => found("wait for the task", answer).map(drop)?,
+            Err(_) => {
+                let message = format!("it still runs {EXIT_TIMEOUT:?} after SIGKILL");
+                return Err(EngineError::Refused {
+                    what: "end the task",
+                    message,
+                });
+            }
+        }
+        let request = DeleteTaskRequest { container_id };
+        found(
+            "delete the task",
+            self.tasks().delete(self.request(request)).await,
+        )
+        .map(drop)
+    }
+
+    fn containers(&self) -> ContainersClient<Channel> {
+        ContainersClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
+    }
+
+    fn tasks(&self) -> TasksClient<Channel> {
+        TasksClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
+    }
+}
+
+/// Whether the status says that the task has ended or was never there.
+fn is_over(status: &Status) -> bool {
+    match status.code() {
+        Code::NotFound => true,
+        Code::FailedPrecondition | Code::Unknown => {
+            status.message().contains("not running")
+                || status.message().contains("already finished")
+        }
+        _ => false,
+    }
+}
+
+fn done<T>(what: &'static str, answer: Result<Response<T>, Status>) -> Result<T, EngineError> {
+    answer
+        .map(Response::into_inner)
+        .map_err(|status| EngineError::Refused {
+            what,
+            message: status.message().to_owned(),
+        })
+}
+
+/// As [`done`], but there being nothing is fine.
+fn found<T>(
+    what: &'static str,
+    answer: Result<Response<T>, Status>,
+) -> Result<Option<T>, EngineError> {
+    match answer {
+        Err(status) if status.code() == Code::NotFound => Ok(None),
+        answer => done(what, answer).map(Some),
+    }
+}

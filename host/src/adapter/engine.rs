@@ -1,0 +1,266 @@
+//! The containerd behind the adapter: the node's own, kept alive here, or one that the operator runs.
+//!
+//! The node's own outlives the daemon: a later daemon finds it by its socket and pid file.
+
+use std::{
+    fs, io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::{io::unix::AsyncFd, net::UnixStream, process::Command, task::JoinHandle, time};
+
+use super::EngineError;
+use crate::config::Config;
+
+/// How long a start of containerd may take before its socket answers.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(10);
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+
+/// containerd, found or started.
+#[derive(Debug)]
+pub(super) struct Engine {
+    pub(super) socket: PathBuf,
+    own: Option<Own>,
+    keeper: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Where the node's own containerd keeps what it needs.
+#[derive(Debug, Clone)]
+struct Own {
+    program: PathBuf,
+    dir: PathBuf,
+    root: PathBuf,
+    socket: PathBuf,
+}
+
+impl Engine {
+    /// Connects to containerd, after starting the node's own where it does not run.
+    pub(super) async fn start(config: &Config) -> Result<Self, EngineError> {
+        let socket = config.containerd_socket();
+        if config.containerd.address.is_some() {
+            answers(&socket)
+                .await
+                .map_err(|error| unreachable(&socket, error))?;
+            return Ok(Self {
+                socket,
+                own: None,
+                keeper: Mutex::default(),
+            });
+        }
+        let own = Own {
+            program: config.containerd.program.clone(),
+            dir: config.run_dir.join("containerd"),
+            root: config.state_dir.join("containerd"),
+            socket: socket.clone(),
+        };
+        let process = own
+            .find_or_start()
+            .await
+            .map_err(|error| unreachable(&socket, error))?;
+        let keeper = tokio::spawn(own.clone().keep(process));
+        Ok(Self {
+            socket,
+            own: Some(own),
+            keeper: Mutex::new(Some(keeper)),
+        })
+    }
+
+    /// Ends the node's own containerd. Does nothing where the operator runs it.
+    pub(super) async fn stop(&self) -> io::Result<()> {
+        let Some(own) = &self.own else { return Ok(()) };
+        let keeper = self
+            .keeper
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(keeper) = keeper {
+            keeper.abort();
+            let _ = keeper.await;
+        }
+        let Some(process) = own.find() else {
+            return Ok(());
+        };
+        pidfd_send_signal(&process, Signal::TERM)?;
+        let process = watched(process)?;
+        if time::timeout(STOP_TIMEOUT, process.readable())
+            .await
+            .is_err()
+        {
+            pidfd_send_signal(process.get_ref(), Signal::KILL)?;
+            let _ = process.readable().await?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Some(keeper) = self
+            .keeper
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+        {
+            keeper.abort();
+        }
+    }
+}
+
+impl Own {
+    async fn find_or_start(&self) -> io::Result<OwnedFd> {
+        let found = self.find();
+        if let Some(process) = found
+            && answers(&self.socket).await.is_ok()
+        {
+            return Ok(process);
+        }
+        self.spawn().await
+    }
+
+    /// The process of the pid file, where it is this node's containerd.
+    fn find(&self) -> Option<OwnedFd> {
+        let pid: i32 = fs::read_to_string(self.pid_file())
+            .ok()?
+            .trim()
+            .parse()
+            .ok()?;
+        let process = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::NONBLOCK).ok()?;
+        // Read after the descriptor exists, so that the number cannot have become another's.
+        let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let config = self.config_file();
+        let is_own = command
+            .split(|byte| *byte == 0)
+            .any(|arg| arg == config.as_os_str().as_encoded_bytes());
+        is_own.then_some(process)
+    }
+
+    async fn spawn(&self) -> io::Result<OwnedFd> {
+        self.write_config()?;
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.join("containerd.log"))?;
+        // A process group of its own: what a terminal sends to the daemon does not reach it.
+        let mut child = Command::new(&self.program)
+            .arg("--config")
+            .arg(self.config_file())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .process_group(0)
+            .spawn()?;
+        let ended = || io::Error::other("containerd ended at once, see containerd.log");
+        let pid = child.id().ok_or_else(ended)?;
+        fs::write(self.pid_file(), pid.to_string())?;
+        let wait = async {
+            while answers(&self.socket).await.is_err() {
+                if child.try_wait()?.is_some() {
+                    return Err(ended());
+                }
+                time::sleep(POLL).await;
+            }
+            Ok(())
+        };
+        time::timeout(START_TIMEOUT, wait)
+            .await
+            .map_err(io::Error::from)??;
+        let process = self.find().ok_or_else(ended)?;
+        // Waited for, so that it does not stay as a zombie of this daemon.
+        tokio::spawn(async move { child.wait().await });
+        Ok(process)
+    }
+
+    /// Starts containerd again whenever it ends, sooner after a long life than after a short one.
+    async fn keep(self, mut process: OwnedFd) {
+        let mut pause = BACKOFF.0;
+        loop {
+            let born = time::Instant::now();
+            if let Ok(process) = watched(process) {
+                let _ = process
+                    .readable()
+                    .await
+                    .map(|mut ready| ready.retain_ready());
+            }
+            tracing::error!("containerd ended");
+            if born.elapsed() > BACKOFF.1 {
+                pause = BACKOFF.0;
+            }
+            process = loop {
+                time::sleep(pause).await;
+                pause = (pause * 2).min(BACKOFF.1);
+                match self.spawn().await {
+                    Ok(process) => break process,
+                    Err(error) => tracing::error!(%error, "containerd was not started again"),
+                }
+            };
+            tracing::info!("containerd was started again");
+        }
+    }
+
+    /// Version 2 is what containerd 1.6 to 2.x read.
+    fn write_config(&self) -> io::Result<()> {
+        for dir in [&self.dir, &self.root] {
+            fs::create_dir_all(dir)?;
+        }
+        let quoted =
+            |path: &Path| toml::Value::from(path.to_string_lossy().into_owned()).to_string();
+        let text = format!(
+            "version = 2\nroot = {root}\nstate = {state}\noom_score = -999\n\
+             disabled_plugins = [{disabled}]\n\n[grpc]\naddress = {socket}\n",
+            root = quoted(&self.root),
+            state = quoted(&self.dir.join("state")),
+            socket = quoted(&self.socket),
+            disabled = DISABLED.map(|name| format!("{name:?}")).join(", "),
+        );
+        fs::write(self.config_file(), text)
+    }
+
+    fn config_file(&self) -> PathBuf {
+        self.dir.join("config.toml")
+    }
+
+    fn pid_file(&self) -> PathBuf {
+        self.dir.join("containerd.pid")
+    }
+}
+
+/// Kubernetes' door, snapshotters that need what nodes rarely have, and telemetry that nobody collects.
+const DISABLED: [&str; 8] = [
+    "io.containerd.grpc.v1.cri",
+    "io.containerd.internal.v1.opt",
+    "io.containerd.internal.v1.tracing",
+    "io.containerd.tracing.processor.v1.otlp",
+    "io.containerd.snapshotter.v1.aufs",
+    "io.containerd.snapshotter.v1.btrfs",
+    "io.containerd.snapshotter.v1.devmapper",
+    "io.containerd.snapshotter.v1.zfs",
+];
+
+async fn answers(socket: &Path) -> io::Result<()> {
+    UnixStream::connect(socket).await.map(drop)
+}
+
+pub(super) fn unreachable(
+    socket: &Path,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> EngineError {
+    EngineError::Unreachable {
+        socket: socket.to_owned(),
+        source: source.into(),
+    }
+}
+
+#[expect(
+    deprecated,
+    reason = "an OwnedFd names one open file for as long as it is watched"
+)]
+fn watched(process: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::new(process)
+}

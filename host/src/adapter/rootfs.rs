@@ -1,0 +1,303 @@
+//! The folders and file systems of one sandbox.
+//!
+//! ```text
+//! <run_dir>/sandboxes/<id>/rootfs    overlay of the image's layers
+//! <run_dir>/sandboxes/<id>/scratch   bounded tmpfs: what the sandbox may write, and the overlay's upper
+//! <run_dir>/sandboxes/<id>/etc       resolv.conf, hosts, hostname
+//! <run_dir>/sandboxes/<id>/stdout    FIFO, and stderr
+//! <state_dir>/sandboxes/<id>         the overlay's upper of a root on disk
+//! ```
+
+use std::{
+    fs::{self, Permissions},
+    io::{self, Read},
+    os::{
+        fd::AsFd,
+        unix::fs::{DirBuilderExt, PermissionsExt, chown},
+    },
+    path::{Path, PathBuf},
+};
+
+use opr_images::mount::{Upper, mount_rootfs};
+use rustix::{
+    fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2},
+    mount::{MountFlags, MountPropagationFlags, mount, mount_change},
+};
+
+use super::{
+    SandboxSpec, Source,
+    slots::{Slot, detach, remove_dir},
+    stdio::Stdio,
+};
+use crate::config::{Class, Config, Outbound, Root};
+use crate::id::SandboxId;
+
+/// Where a sandbox's folders are.
+#[derive(Debug, Clone)]
+pub(super) struct Folders {
+    pub(super) dir: PathBuf,
+    disk: PathBuf,
+}
+
+impl Folders {
+    pub(super) fn new(config: &Config, id: &SandboxId) -> Self {
+        Self {
+            dir: config.run_dir.join("sandboxes").join(id.as_str()),
+            disk: config.state_dir.join("sandboxes").join(id.as_str()),
+        }
+    }
+
+    pub(super) fn rootfs(&self) -> PathBuf {
+        self.dir.join("rootfs")
+    }
+
+    pub(super) fn scratch(&self) -> PathBuf {
+        self.dir.join("scratch")
+    }
+
+    /// Makes folders and file systems; answers uid and gid of the image's `user`.
+    pub(super) fn make(
+        &self,
+        spec: &SandboxSpec,
+        class: &Class,
+        image: (&[PathBuf], &str),
+        slot: &Slot,
+    ) -> io::Result<(u32, u32)> {
+        let (layers, user) = image;
+        make_dir(&self.dir, 0o711)?;
+        self.make_etc(spec, class.outbound)?;
+        Stdio::new(&self.dir, spec.terminal).create()?;
+        self.mount_scratch(class)?;
+        let writable = match class.root {
+            Root::Disk => self.disk.clone(),
+            Root::ReadOnly | Root::Tmpfs => self.scratch(),
+        };
+        make_dir(&writable, 0o711)?;
+        let (upper, work) = (writable.join(".upper"), writable.join(".work"));
+        make_dir(&upper, 0o755)?;
+        chown(&upper, Some(slot.first_id), Some(slot.first_id))?;
+        make_dir(&work, 0o700)?;
+        make_dir(&self.rootfs(), 0o755)?;
+        let userns = fs::File::open(&slot.user)?;
+        let changes = Some(Upper {
+            upper: &upper,
+            work: &work,
+        });
+        mount_rootfs(&self.rootfs(), layers, changes, Some(userns.as_fd()))
+            .map_err(io::Error::other)?;
+        let (uid, gid) = find_user(&self.rootfs(), user)?;
+        self.make_shared(spec, (slot.first_id + uid, slot.first_id + gid))?;
+        Ok((uid, gid))
+    }
+
+    /// Gives back all of it. Succeeds where a part of it is gone.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        detach(&self.rootfs())?;
+        detach(&self.scratch())?;
+        remove_dir(&self.dir)?;
+        remove_dir(&self.disk)
+    }
+
+    fn mount_scratch(&self, class: &Class) -> io::Result<()> {
+        let scratch = self.scratch();
+        make_dir(&scratch, 0o711)?;
+        // One file for every 4 KiB, the size of its first page: small files hit both bounds alike.
+        let options = format!(
+            "mode=0711,size={}m,nr_inodes={}",
+            class.scratch_mib,
+            class.scratch_mib * 256 + 1024
+        );
+        let options = std::ffi::CString::new(options)?;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        mount("opr", &scratch, "tmpfs", flags, options.as_c_str())?;
+        Ok(mount_change(&scratch, MountPropagationFlags::PRIVATE)?)
+    }
+
+    /// The folders in the sandbox's tmpfs that it has mounted, its main user's own.
+    fn make_shared(&self, spec: &SandboxSpec, owner: (u32, u32)) -> io::Result<()> {
+        let mut folders = vec![(".shm", 0o1777)];
+        for mount in &spec.mounts {
+            let Source::Scratch(name) = &mount.source else {
+                continue;
+            };
+            if name.is_empty() || name.starts_with('.') || name.contains('/') {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "not a folder's name",
+                ));
+            }
+            folders.push((
+                name,
+                if mount.target == Path::new("/tmp") {
+                    0o1777
+                } else {
+                    0o700
+                },
+            ));
+        }
+        for (name, mode) in folders {
+            let path = self.scratch().join(name);
+            if make_dir(&path, mode)? {
+                chown(&path, Some(owner.0), Some(owner.1))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn make_etc(&self, spec: &SandboxSpec, outbound: Outbound) -> io::Result<()> {
+        let etc = self.dir.join("etc");
+        make_dir(&etc, 0o755)?;
+        let name = &spec.hostname;
+        let write = |file: &str, text: String| {
+            let path = etc.join(file);
+            fs::write(&path, text)?;
+            fs::set_permissions(&path, Permissions::from_mode(0o644))
+        };
+        write(
+            "hosts",
+            format!("127.0.0.1\tlocalhost {name}\n::1\tlocalhost ip6-localhost\n"),
+        )?;
+        write("hostname", format!("{name}\n"))?;
+        write(
+            "resolv.conf",
+            if outbound == Outbound::None {
+                String::new()
+            } else {
+                resolvers(outbound)
+            },
+        )
+    }
+}
+
+/// The host's resolvers. One on the host's loopback is out of reach from another network namespace:
+/// systemd's own list is taken then.
+fn resolvers(outbound: Outbound) -> String {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let text = read("/etc/resolv.conf");
+    let is_local = |line: &str| {
+        line.strip_prefix("nameserver")
+            .is_some_and(|rest| rest.trim_start().starts_with("127."))
+    };
+    if outbound == Outbound::Host || !text.lines().any(is_local) {
+        return text;
+    }
+    let known = read("/run/systemd/resolve/resolv.conf");
+    let text = if known.is_empty() { text } else { known };
+    text.lines()
+        .filter(|line| !is_local(line))
+        .map(|line| format!("{line}\n"))
+        .collect()
+}
+
+/// Says whether it was made now.
+fn make_dir(path: &Path, mode: u32) -> io::Result<bool> {
+    if let Some(parent) = path.parent()
+        && !parent.exists()
+    {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(parent)?;
+    }
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+        made => made?,
+    }
+    fs::set_permissions(path, Permissions::from_mode(mode))?;
+    Ok(true)
+}
+
+/// Uid and gid of an image's `user`: `name`, `uid`, `name:group` or `uid:gid`; empty is root.
+fn find_user(rootfs: &Path, text: &str) -> io::Result<(u32, u32)> {
+    let unknown = || {
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("the image has no user {text}"),
+        )
+    };
+    let (user, group) = text
+        .split_once(':')
+        .map_or((text, None), |(user, group)| (user, Some(group)));
+    let (uid, own_gid) = if user.is_empty() {
+        (0, 0)
+    } else {
+        let passwd = read_inside(rootfs, "etc/passwd").unwrap_or_default();
+        let line = passwd
+            .lines()
+            .map(|line| line.split(':').collect::<Vec<_>>())
+            .find(|fields| fields.len() > 3 && (fields[0] == user || fields[2] == user));
+        match (line, user.parse()) {
+            (Some(fields), _) => (
+                fields[2].parse().map_err(|_| unknown())?,
+                fields[3].parse().map_err(|_| unknown())?,
+            ),
+            (None, Ok(uid)) => (uid, 0),
+            (None, Err(_)) => return Err(unknown()),
+        }
+    };
+    let gid = match group.map(|group| (group, group.parse())) {
+        None => own_gid,
+        Some((_, Ok(gid))) => gid,
+        Some((name, Err(_))) => {
+            let groups = read_inside(rootfs, "etc/group").unwrap_or_default();
+            let fields = groups
+                .lines()
+                .map(|line| line.split(':').collect::<Vec<_>>());
+            let found = fields
+                .into_iter()
+                .find(|fields| fields.len() > 2 && fields[0] == name);
+            found
+                .and_then(|fields| fields[2].parse().ok())
+                .ok_or_else(unknown)?
+        }
+    };
+    if uid >= crate::sys::IDS || gid >= crate::sys::IDS {
+        return Err(unknown());
+    }
+    Ok((uid, gid))
+}
+
+/// Reads a regular file of a file system that its author may have filled with links out of it.
+fn read_inside(rootfs: &Path, path: &str) -> io::Result<String> {
+    const MAX: u64 = 1024 * 1024;
+    let flags = OFlags::CLOEXEC | OFlags::DIRECTORY | OFlags::PATH;
+    let root = openat(CWD, rootfs, flags, Mode::empty())?;
+    let flags = OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::RDONLY;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let file = fs::File::from(openat2(root, path, flags, Mode::empty(), resolve)?);
+    if !file.metadata()?.is_file() {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut text = String::new();
+    file.take(MAX).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_images_user_as_engines_do() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("etc")).unwrap();
+        let write = |name, text| fs::write(root.path().join("etc").join(name), text).unwrap();
+        write(
+            "passwd",
+            "root:x:0:0::/:/bin/sh\nnode:x:1000:1001::/:/bin/sh\n",
+        );
+        write("group", "staff:x:50:\n");
+        let check = |text: &str, expected| {
+            assert_eq!(find_user(root.path(), text).ok(), expected, "{text}");
+        };
+        check("", Some((0, 0)));
+        check("node", Some((1000, 1001)));
+        check("1000", Some((1000, 1001)));
+        check("7", Some((7, 0)));
+        check("7:8", Some((7, 8)));
+        check("node:staff", Some((1000, 50)));
+        check("nobody", None);
+        check("7:nogroup", None);
+        check("70000", None);
+    }
+}

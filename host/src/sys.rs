@@ -1,0 +1,153 @@
+//! System calls that no crate wraps safely: making namespaces in a child, and switching loopback on.
+#![allow(
+    unsafe_code,
+    reason = "fork, unshare in a child and ioctl have no safe wrapper"
+)]
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+};
+
+use nix::{
+    libc,
+    sys::wait::waitpid,
+    unistd::{ForkResult, Pid, fork},
+};
+use rustix::{
+    net::{AddressFamily, SocketFlags, SocketType},
+    pipe::{PipeFlags, pipe_with},
+    thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
+};
+
+/// How many ids a user namespace made here has: 0 to 65,535 inside.
+pub const IDS: u32 = 65_536;
+
+/// A child process that does nothing but hold namespaces. Dropping it ends it.
+#[derive(Debug)]
+pub struct Holder {
+    pid: Pid,
+    /// The child ends when it reads the end of this pipe, also where this process is killed.
+    _alive: OwnedFd,
+}
+
+impl Holder {
+    /// Forks a child with a new user namespace and, where `has_net`, a network namespace that it owns.
+    /// Ids from `first_id` on stand for 0 to 65,535 inside.
+    ///
+    /// # Errors
+    /// `ENOSPC` or `EPERM` where the kernel allows no more namespaces.
+    ///
+    /// Source: clone(2), user_namespaces(7).
+    pub fn new(first_id: u32, has_net: bool) -> io::Result<Self> {
+        let (ready_read, ready_write) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (alive_read, alive_write) = pipe_with(PipeFlags::CLOEXEC)?;
+        let mut flags = UnshareFlags::NEWUSER;
+        flags.set(UnshareFlags::NEWNET, has_net);
+        // SAFETY: the child calls only raw system calls that are async-signal-safe, touches no memory
+        // but its own stack, and never returns: `hold` diverges.
+        let pid = match unsafe { fork() }? {
+            ForkResult::Child => hold(
+                flags,
+                ready_write.as_fd(),
+                alive_read.as_fd(),
+                alive_write.as_fd(),
+            ),
+            ForkResult::Parent { child } => child,
+        };
+        drop((ready_write, alive_read));
+        let holder = Self {
+            pid,
+            _alive: alive_write,
+        };
+        let mut errno = [0; 4];
+        if rustix::io::read(&ready_read, &mut errno)? != errno.len() {
+            return Err(io::Error::other(
+                "the child that makes namespaces was killed",
+            ));
+        }
+        match i32::from_ne_bytes(errno) {
+            0 => {}
+            errno => return Err(io::Error::from_raw_os_error(errno)),
+        }
+        for map in ["uid_map", "gid_map"] {
+            fs::write(format!("/proc/{pid}/{map}"), format!("0 {first_id} {IDS}"))?;
+        }
+        Ok(holder)
+    }
+
+    /// The path of one of the child's namespaces, such as `net`, valid while it lives.
+    pub fn namespace(&self, name: &str) -> String {
+        format!("/proc/{}/ns/{name}", self.pid)
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        // The child is ours until it is waited for, so its number is not another's.
+        let _ = nix::sys::signal::kill(self.pid, nix::sys::signal::Signal::SIGKILL);
+        let _ = waitpid(self.pid, None);
+    }
+}
+
+/// What the child of [`Holder::new`] does: unshare, tell the outcome, wait for the end.
+fn hold(flags: UnshareFlags, ready: BorrowedFd, alive: BorrowedFd, own_end: BorrowedFd) -> ! {
+    // SAFETY: the file descriptor table is not unshared (no CLONE_FILES), which is the call's one hazard.
+    let outcome = unsafe { unshare_unsafe(flags) };
+    let errno = outcome.map_or_else(rustix::io::Errno::raw_os_error, |()| 0);
+    let _ = rustix::io::write(ready, &errno.to_ne_bytes());
+    // SAFETY: the descriptor is this process's own copy, which nothing uses afterwards: without
+    // closing it the child would keep its own pipe open and never see the end.
+    unsafe { libc::close(own_end.as_raw_fd()) };
+    let _ = rustix::io::read(alive, &mut [0; 1]);
+    // SAFETY: _exit takes an integer and runs no handlers of the copied process.
+    unsafe { libc::_exit(0) }
+}
+
+/// Moves the calling thread into the network namespace behind `netns`.
+///
+/// The thread stays there: call it on a thread that ends with the work.
+///
+/// # Errors
+/// `EPERM` without `CAP_SYS_ADMIN`; `EINVAL` where `netns` is no network namespace.
+///
+/// Source: setns(2).
+pub fn enter_network(netns: BorrowedFd) -> io::Result<()> {
+    Ok(move_into_link_name_space(
+        netns,
+        Some(LinkNameSpaceType::Network),
+    )?)
+}
+
+/// Switches the loopback interface on in the calling thread's network namespace.
+///
+/// # Errors
+/// `EPERM` without `CAP_NET_ADMIN` over it.
+///
+/// Source: netdevice(7).
+pub fn loopback_up() -> io::Result<()> {
+    let socket = rustix::net::socket_with(
+        AddressFamily::INET,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    let mut ifr_name = [0; libc::IFNAMSIZ];
+    ifr_name[0] = b'l'.cast_signed();
+    ifr_name[1] = b'o'.cast_signed();
+    let flags = libc::__c_anonymous_ifr_ifru {
+        ifru_flags: i16::try_from(libc::IFF_UP | libc::IFF_RUNNING).expect("two low bits"),
+    };
+    let request = libc::ifreq {
+        ifr_name,
+        ifr_ifru: flags,
+    };
+    // SAFETY: the descriptor is an open socket, and SIOCSIFFLAGS reads one ifreq, which outlives the call.
+    let outcome =
+        unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    if outcome == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

@@ -1,0 +1,153 @@
+//! A sandbox's life: made, dialled, heard of, adopted, deleted.
+
+use std::{io, time::Duration};
+
+use opr_host::{
+    adapter::{Adapter, CreateError, Event, Mount, Source},
+    id::SandboxId,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::node::{Node, exit_of, is_able, leaks, output_of, sandbox};
+
+const SERVER: [&str; 4] = [
+    "sh",
+    "-c",
+    "echo began; exec httpd -f -p 3000 -h /etc",
+    "sh",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn makes_dials_adopts_and_deletes_without_a_trace() {
+    if !is_able() {
+        return;
+    }
+    let mut node = Node::start(1).await;
+    assert!(node.adapter.adopt().await.unwrap().is_empty());
+    let spec = sandbox("server", "function", &SERVER);
+    let id = spec.id.clone();
+    let made = node.adapter.create(spec.clone()).await.unwrap();
+    println!("phases: {:?}", made.phases);
+    assert!(matches!(
+        node.adapter.create(spec).await,
+        Err(CreateError::Exists { .. })
+    ));
+    assert!(fetch(&node, &id).await.contains("root:x:0:0"));
+    assert_eq!(made.output.tail(), b"began\n");
+
+    let adopted = node.restart().await;
+    assert_eq!(adopted.len(), 1);
+    assert_eq!(adopted[0].id, id);
+    assert_eq!(adopted[0].labels, made.labels);
+    assert!(fetch(&node, &id).await.contains("root:x:0:0"));
+
+    let mut events = node.adapter.events();
+    node.adapter.delete(&id).await.unwrap();
+    node.adapter.delete(&id).await.unwrap();
+    assert_eq!(exit_of(&mut events, &id).await, 137);
+    let gone = node.adapter.dial(&id, 3000).await.unwrap_err();
+    assert_eq!(gone.kind(), io::ErrorKind::NotFound);
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_sees_little_and_may_little() {
+    if !is_able() {
+        return;
+    }
+    let node = Node::start(2).await;
+    let script = "id -u; touch /etc/x || echo etc-is-fixed; echo hi >/tmp/f && cat /tmp/f; env; \
+        mount -t tmpfs x /mnt 2>/dev/null || echo no-mount; cat /proc/self/uid_map; \
+        unshare -U true 2>/dev/null || echo no-userns; ls /sys/class/net; stat -c %u /bin/busybox; \
+        ls /sys/fs/cgroup; cat /etc/hostname";
+    let mut spec = sandbox("view", "function", &["sh", "-c", script]);
+    spec.mounts = vec![Mount {
+        source: Source::Scratch("tmp".into()),
+        target: "/tmp".into(),
+        is_writable: true,
+    }];
+    spec.env = vec![("FROM".into(), "spec".into())];
+    let seen = output_of(&node, spec).await;
+    println!("{seen}");
+    for line in [
+        "0",
+        "etc-is-fixed",
+        "hi",
+        "FROM=spec",
+        "no-mount",
+        "no-userns",
+        "lo",
+        "eth0",
+        "view",
+    ] {
+        assert!(
+            seen.lines().any(|seen| seen == line),
+            "{line} is missing in {seen}"
+        );
+    }
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tells_of_exits_and_of_memory_and_undoes_what_fails() {
+    if !is_able() {
+        return;
+    }
+    let node = Node::start(3).await;
+    let mut events = node.adapter.events();
+    let spec = sandbox("seven", "function", &["sh", "-c", "exit 7"]);
+    let id = spec.id.clone();
+    node.adapter.create(spec).await.unwrap();
+    assert_eq!(exit_of(&mut events, &id).await, 7);
+    node.adapter.delete(&id).await.unwrap();
+
+    let greedy = sandbox("greedy", "function", &["sh", "-c", "tail /dev/zero"]);
+    let id = greedy.id.clone();
+    node.adapter.create(greedy).await.unwrap();
+    let wait = async {
+        loop {
+            if let Event::OutOfMemory { id } = events.recv().await.unwrap() {
+                return id;
+            }
+        }
+    };
+    assert_eq!(
+        tokio::time::timeout(Duration::from_secs(20), wait)
+            .await
+            .unwrap(),
+        id
+    );
+    node.adapter.delete(&id).await.unwrap();
+
+    let wrong = sandbox("wrong", "function", &["/no/such/program"]);
+    let error = node.adapter.create(wrong).await.unwrap_err();
+    assert!(matches!(error, CreateError::Command { .. }), "{error:?}");
+    let sandboxes: Vec<_> = leaks(&node.config.run_dir)
+        .into_iter()
+        .filter(|leak| leak.contains("/sandboxes/"))
+        .collect();
+    assert_eq!(sandboxes, Vec::<String>::new());
+    node.end().await;
+}
+
+async fn fetch(node: &Node, id: &SandboxId) -> String {
+    let connect = async {
+        loop {
+            match node.adapter.dial(id, 3000).await {
+                Ok(stream) => return stream,
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused),
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let mut stream = tokio::time::timeout(Duration::from_secs(10), connect)
+        .await
+        .unwrap();
+    stream
+        .write_all(b"GET /passwd HTTP/1.0\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}

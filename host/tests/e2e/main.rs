@@ -1,0 +1,8 @@
+//! The adapter against a real containerd: needs root, containerd, runc, CNI plugins and a static busybox.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test ends where it finds what it does not expect"
+)]
+
+mod adapter;
+mod node;

@@ -1,0 +1,57 @@
+//! Each function of `sys` against the real kernel: needs root.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test ends where it finds what it does not expect"
+)]
+
+use std::{fs, os::fd::AsFd, thread};
+
+use opr_host::sys::{Holder, enter_network, loopback_up};
+
+fn is_able() -> bool {
+    let able = rustix::process::geteuid().is_root();
+    assert!(
+        able || std::env::var_os("REQUIRE_ALL").is_none(),
+        "needs root"
+    );
+    able
+}
+
+#[test]
+fn a_holder_has_its_own_ids_and_a_network_that_it_owns() {
+    if !is_able() {
+        return;
+    }
+    let holder = Holder::new(0x5000_0000, true).unwrap();
+    let own = fs::read_link("/proc/self/ns/net").unwrap();
+    assert_ne!(fs::read_link(holder.namespace("net")).unwrap(), own);
+    let map = fs::read_to_string(holder.namespace("net").replace("ns/net", "uid_map")).unwrap();
+    assert_eq!(
+        map.split_whitespace().collect::<Vec<_>>(),
+        ["0", "1342177280", "65536"]
+    );
+    let path = holder.namespace("net");
+    drop(holder);
+    assert!(fs::read_link(path).is_err());
+}
+
+#[test]
+fn loopback_answers_once_it_is_up() {
+    if !is_able() {
+        return;
+    }
+    let holder = Holder::new(0x5001_0000, true).unwrap();
+    let netns = fs::File::open(holder.namespace("net")).unwrap();
+    let work = thread::spawn(move || {
+        enter_network(netns.as_fd()).unwrap();
+        let dial = || {
+            std::net::TcpStream::connect("127.0.0.1:9")
+                .unwrap_err()
+                .raw_os_error()
+        };
+        assert_eq!(dial(), Some(101), "ENETUNREACH before");
+        loopback_up().unwrap();
+        assert_eq!(dial(), Some(111), "ECONNREFUSED after");
+    });
+    work.join().unwrap();
+}
