@@ -2,7 +2,7 @@
 //!
 //! The builder gets what the operator has set up for this machine and a build needs as well: the
 //! bundle of certificate authorities (secret `ca-certificates`), apt's proxies and checks, and the
-//! proxy variables. None of it stays in the image.
+//! proxy variables. None of their content stays in the image.
 
 pub(crate) mod process;
 mod tool;

@@ -293,14 +293,15 @@ impl Pull<'_> {
             writer.abort().await;
             return Err(self.truncated(layer, 0));
         }
-        if writer.offset() < layer.size || layer.size == 0 {
+        // What an earlier attempt left may be at fault for a mismatch; then a fresh start helps.
+        let retry = (writer.offset() > 0).then_some(Duration::ZERO);
+        if writer.offset() < layer.size {
             let fetched = self.fetch(layer, &mut writer).await;
             *done = writer.offset();
             match fetched {
-                // More bytes than promised: what is there is worthless as well.
                 Err(failure) if matches!(failure.error, PullError::Mismatch { .. }) => {
                     writer.abort().await;
-                    return Err(failure);
+                    return Err(Failure { retry, ..failure });
                 }
                 other => other?,
             }
@@ -316,7 +317,10 @@ impl Pull<'_> {
         match writer.commit(Some(digest), labels).await {
             Ok(_) => Ok(()),
             Err(WriteError::Call(call)) => Err(busy(call)),
-            Err(WriteError::Mismatch { expected }) => Err(self.mismatch(expected)),
+            Err(WriteError::Mismatch { expected }) => Err(Failure {
+                retry,
+                ..self.mismatch(expected)
+            }),
         }
     }
 

@@ -92,7 +92,12 @@ impl Registry {
             registry: reference.registry().to_owned(),
             source: source.into(),
         };
-        let http = reqwest::Client::builder()
+        let mut http = reqwest::Client::builder();
+        if reference.is_loopback() {
+            // A proxy has a loopback of its own.
+            http = http.no_proxy();
+        }
+        let http = http
             .user_agent(concat!("opr/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(READ_TIMEOUT)

@@ -147,10 +147,9 @@ async fn a_base_that_is_there_is_used() {
     assert_eq!(fs::read_to_string(layers[1].join("base")).unwrap(), "here");
 }
 
-/// Takes half a minute and Debian's packages, so it runs where it is asked for.
+/// Takes most of a minute where Docker's registry does not answer.
 #[tokio::test]
-#[ignore = "assembles a Debian: needs its packages and 30 s"]
-async fn without_a_registry_the_base_is_assembled() {
+async fn the_base_is_pulled_or_assembled() {
     if !can_run(&["containerd", "buildah", "mmdebstrap"]) {
         return;
     }
@@ -172,5 +171,11 @@ async fn without_a_registry_the_base_is_assembled() {
     assert!(layers.iter().any(|layer| layer.join("usr/bin/jq").exists()));
     let base = layers.last().unwrap();
     assert!(!base.join("etc/apt/apt.conf.d/99mmdebstrap").exists());
-    assert_eq!(fs::read_dir(dir.join("cache")).unwrap().count(), 1);
+    if lines.iter().any(|line| line.starts_with("assembling")) {
+        let names = fs::read_dir(dir.join("cache"))
+            .unwrap()
+            .map(|e| e.unwrap().file_name());
+        let names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+        assert!(matches!(names.as_slice(), [one] if one.starts_with("debian-trixie-slim-")));
+    }
 }

@@ -23,6 +23,8 @@ use tokio::net::TcpListener;
 pub(crate) enum Fault {
     /// The body ends after so many bytes, with the connection.
     Cut(usize),
+    /// Some bytes are others, and the body ends after so many, with the connection.
+    FlipAndCut(usize),
     /// Some bytes are others.
     Flip,
     /// This status, with `Retry-After` in seconds where given.
@@ -153,9 +155,9 @@ async fn handle(
         let fault = faults.find_map(|(_, faults)| faults.pop_front());
         (fault, state.account.clone())
     };
-    if let Some((username, password)) = &account
-        && let Some(answer) = authorize(&seen, own, username, password)
-    {
+    let refusal =
+        account.and_then(|(username, password)| authorize(&seen, own, &username, &password));
+    if let Some(answer) = refusal {
         return Ok(answer);
     }
     if let Some(Fault::Status(status, after)) = fault {
@@ -197,7 +199,6 @@ fn authorize(
     Some(answer)
 }
 
-#[allow(clippy::too_many_lines, reason = "one match over the faults")]
 async fn forward(
     request: Request<Incoming>,
     registry: SocketAddr,
@@ -215,12 +216,36 @@ async fn forward(
         return respond(StatusCode::BAD_GATEWAY, "the registry is away");
     };
     let (status, headers) = (answer.status(), answer.headers().clone());
-    let mut bytes = answer.bytes().await.unwrap_or_default().to_vec();
+    let bytes = answer.bytes().await.unwrap_or_default().to_vec();
+    let (body, length) = spoil(bytes, fault);
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    for name in [
+        "content-type",
+        "content-range",
+        "docker-content-digest",
+        "www-authenticate",
+    ] {
+        if let Some(value) = headers.get(name) {
+            response.headers_mut().insert(name, value.clone());
+        }
+    }
+    response
+        .headers_mut()
+        .insert("content-length", length.into());
+    response
+}
+
+/// The body with its fault, and the length that the head tells.
+fn spoil(mut bytes: Vec<u8>, fault: Option<Fault>) -> (Body, usize) {
     let length = bytes.len();
     let mut ends_well = true;
     match fault {
-        Some(Fault::Cut(at)) => {
+        Some(Fault::Cut(at) | Fault::FlipAndCut(at)) => {
             bytes.truncate(at);
+            if matches!(fault, Some(Fault::FlipAndCut(_))) {
+                bytes[at / 2] ^= 0xff;
+            }
             ends_well = false;
         }
         Some(Fault::Flip) => bytes
@@ -248,22 +273,7 @@ async fn forward(
         }
         Some((frame, frames))
     });
-    let mut response = Response::new(BodyExt::boxed(StreamBody::new(Box::pin(frames))));
-    *response.status_mut() = status;
-    for name in [
-        "content-type",
-        "content-range",
-        "docker-content-digest",
-        "www-authenticate",
-    ] {
-        if let Some(value) = headers.get(name) {
-            response.headers_mut().insert(name, value.clone());
-        }
-    }
-    response
-        .headers_mut()
-        .insert("content-length", length.into());
-    response
+    (BodyExt::boxed(StreamBody::new(Box::pin(frames))), length)
 }
 
 fn respond(status: StatusCode, text: &str) -> Response<Body> {

@@ -322,6 +322,29 @@ async fn wrong_bytes_are_refused() {
     world.check(&image).await;
 }
 
+/// A first half of other bytes is found out at the end, and the blob fetched anew.
+#[tokio::test]
+async fn a_spoilt_half_is_fetched_again() {
+    if !can_run(NEEDED) {
+        return;
+    }
+    let world = World::new("spoilt", 900_000).await;
+    let layer = &world.image.layers[0].digest;
+    world.proxy.fault(layer, [Fault::FlipAndCut(300_000)]);
+    let image = world.pull().await.unwrap();
+    world.check(&image).await;
+    let ranges: Vec<_> = world
+        .proxy
+        .seen(layer)
+        .into_iter()
+        .map(|seen| seen.range)
+        .collect();
+    assert!(
+        matches!(ranges.as_slice(), [None, Some(_), None]),
+        "{ranges:?}"
+    );
+}
+
 #[tokio::test]
 async fn a_busy_registry_is_asked_again_when_it_says() {
     if !can_run(NEEDED) {
