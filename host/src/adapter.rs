@@ -9,7 +9,7 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -24,6 +24,7 @@ use crate::{
 };
 
 pub mod containerd;
+pub mod memory;
 pub mod output;
 
 mod cgroup;
@@ -43,7 +44,7 @@ pub use output::Output;
 
 /// A container engine. Every call is safe to repeat.
 #[async_trait]
-pub trait Adapter: Send + Sync + 'static {
+pub trait Adapter: fmt::Debug + Send + Sync + 'static {
     /// Makes a sandbox and starts its main process. Undoes all of it when a step fails.
     ///
     /// # Errors

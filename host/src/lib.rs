@@ -5,6 +5,8 @@
 
 pub mod adapter;
 pub mod config;
+pub mod executor;
 pub mod function;
 pub mod id;
 pub mod sys;
+pub mod telemetry;

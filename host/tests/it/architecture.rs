@@ -10,20 +10,23 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     (
         "cli",
-        &["adapter", "api", "build", "executor", "function", "storage"],
+        &[
+            "adapter", "api", "build", "executor", "function", "serve", "storage",
+        ],
     ),
     (
-        "api",
-        &["build", "executor", "function", "storage", "adapter"],
+        "serve",
+        &["adapter", "api", "build", "executor", "function", "storage"],
     ),
-    ("function", &["build", "storage"]),
-    ("build", &["adapter", "function", "storage"]),
+    ("api", &["build", "executor", "function", "storage"]),
+    ("build", &["adapter", "executor", "function", "storage"]),
+    ("function", &["executor"]),
     ("executor", &["adapter"]),
     ("adapter", &[]),
 ];
 
 /// Rooms that all others may call.
-const SHARED: &[&str] = &["config", "drain", "id", "sys", "telemetry"];
+const SHARED: &[&str] = &["config", "id", "sys", "telemetry"];
 
 fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

@@ -1,4 +1,7 @@
 //! Tests of the host as a library, without root and without containerd.
 
+#![expect(clippy::unwrap_used, reason = "a failed step fails its test")]
+
 mod architecture;
+mod executor;
 mod settings;

@@ -1,0 +1,124 @@
+//! What an instance is made of, and what is told of it.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::PathBuf,
+    str::FromStr,
+    time::{Duration, SystemTime},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::Limits,
+    id::{ClassName, FunctionName, InstanceId},
+};
+
+/// How an execution becomes a request to the server in a sandbox, and back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// One JSON document each way.
+    V2,
+    /// As [`Protocol::V5`], without log files.
+    V4,
+    /// Plain HTTP with `x-open-runtimes-*` headers.
+    V5,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V2 => "v2",
+            Self::V4 => "v4",
+            Self::V5 => "v5",
+        })
+    }
+}
+
+/// A text that names no protocol.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0:?} is no protocol version: v2, v4 or v5")]
+pub struct ProtocolError(String);
+
+impl FromStr for Protocol {
+    type Err = ProtocolError;
+    fn from_str(text: &str) -> Result<Self, ProtocolError> {
+        match text.to_ascii_lowercase().as_str() {
+            "v2" => Ok(Self::V2),
+            "v4" => Ok(Self::V4),
+            "v5" => Ok(Self::V5),
+            _ => Err(ProtocolError(text.to_owned())),
+        }
+    }
+}
+
+/// All that is needed to make an instance.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InstanceSpec {
+    /// Its name: one instance of a name at a time.
+    pub id: InstanceId,
+    /// The deployed function that it serves; none where a client of the executor API brought it.
+    pub function: Option<FunctionName>,
+    /// Class of its sandbox.
+    pub class: ClassName,
+    /// Its image.
+    pub image: opr_images::Reference,
+    /// How the server in it is spoken to.
+    pub protocol: Protocol,
+    /// The main process; `None` takes the image's.
+    pub command: Option<Vec<String>>,
+    /// The function's file, told to the server.
+    pub entrypoint: String,
+    /// The function's environment. The protocol's own variables win over it.
+    pub variables: BTreeMap<String, String>,
+    /// The function's code.
+    pub code: Code,
+    /// Limits of its sandbox.
+    pub limits: Limits,
+}
+
+/// Where an instance's code is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Code {
+    /// It has none.
+    None,
+    /// Unpacked in this directory of the host: seen read-only at `/usr/local/server/src/function`.
+    Unpacked(PathBuf),
+    /// In this archive of the host: copied for the instance and seen at `/tmp/code.tar.gz`
+    /// (`/tmp/code.tar` where the archive's name ends in `.tar`).
+    Archive(PathBuf),
+}
+
+/// What is told of an instance.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct InstanceInfo {
+    /// Its name.
+    pub id: InstanceId,
+    /// The deployed function that it serves.
+    pub function: Option<FunctionName>,
+    /// Class of its sandbox.
+    pub class: ClassName,
+    /// Its image.
+    pub image: String,
+    /// How the server in it is spoken to.
+    pub protocol: Protocol,
+    /// What `uname -n` answers inside: 32 hexadecimal digits.
+    pub hostname: String,
+    /// The secret that its server expects.
+    #[serde(skip)]
+    pub key: String,
+    /// When its creation began.
+    #[serde(skip)]
+    pub created: SystemTime,
+    /// When it was last used.
+    #[serde(skip)]
+    pub updated: SystemTime,
+    /// How long its creation took; none while it is being made.
+    pub start_duration: Option<Duration>,
+    /// Whether its port accepted a connection.
+    pub is_listening: bool,
+    /// Executions in it or waiting for it.
+    pub n_executions: usize,
+}

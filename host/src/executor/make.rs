@@ -1,0 +1,294 @@
+//! Making an instance: its code and its sandbox at once, then its main process, then its port.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use tokio::{sync::broadcast::error::RecvError, time};
+
+use super::{
+    Executor,
+    connection::connect,
+    execution::StartError,
+    instance::{Code, InstanceSpec, Protocol},
+    journal::Stream,
+    pool::{Facts, Instance, Made},
+    state::{End, Stage},
+};
+use crate::{
+    adapter::{Mount, Output, SandboxSpec, Source},
+    id::SandboxId,
+};
+
+/// The port of every language server.
+pub(super) const PORT: u16 = 3000;
+/// Pause between two looks at a port that refuses: short while a person would notice, longer afterwards.
+const PROBE_PAUSE: Duration = Duration::from_millis(1);
+const LONG_PROBE_PAUSE: Duration = Duration::from_millis(10);
+const LONG_PROBE: Duration = Duration::from_secs(2);
+
+impl Executor {
+    /// Makes the sandbox of an instance that was just added to the pool, and cleans up where that fails.
+    pub(super) async fn make(self: Arc<Self>, instance: Arc<Instance>, spec: InstanceSpec) {
+        let began = Instant::now();
+        // Dropped halfway, the engine undoes what it has begun.
+        let made = tokio::select! {
+            made = self.make_sandbox(&instance, spec, began) => made,
+            _ = instance.ended() => {
+                let id = instance.facts.id.clone();
+                Err(StartError::Deleted { id })
+            }
+        };
+        let made = match made {
+            Ok(made) => made,
+            Err(error) => {
+                self.end(&instance, End::Failed(Arc::new(error)));
+                self.bury(instance).await;
+                return;
+            }
+        };
+        let phases = made.sandbox.phases;
+        for (phase, took) in [
+            ("code", made.code),
+            ("sandbox", phases.sandbox),
+            ("create", phases.create),
+            ("start", phases.start),
+        ] {
+            self.metrics.phase(phase, took);
+        }
+        let output = made.sandbox.output.clone();
+        instance.made.set(made).expect("made once");
+        if instance
+            .step(|state| state.started(Instant::now()))
+            .is_err()
+        {
+            self.bury(instance).await;
+            return;
+        }
+        self.follow_output(&instance, output);
+        if let Some(code) = instance.notices.exit.get() {
+            self.exited(&instance, *code).await;
+        } else if instance.is_awaited() {
+            self.probe(&instance);
+        }
+    }
+
+    async fn make_sandbox(
+        &self,
+        instance: &Instance,
+        spec: InstanceSpec,
+        began: Instant,
+    ) -> Result<Made, StartError> {
+        let source = self.copy_source(&instance.sandbox_id, &spec.code).await;
+        let source = source.map_err(|source| StartError::Code {
+            id: spec.id.clone(),
+            source,
+        })?;
+        let code = began.elapsed();
+        let id = spec.id.clone();
+        let spec = sandbox_spec(instance, spec, source, &self.config.hostname);
+        let sandbox = self
+            .adapter
+            .create(spec)
+            .await
+            .map_err(|source| StartError::Sandbox { id, source })?;
+        Ok(Made {
+            sandbox,
+            code,
+            took: began.elapsed(),
+            started: Instant::now(),
+        })
+    }
+
+    /// The copy of an archive that the instance gets.
+    async fn copy_source(&self, id: &SandboxId, code: &Code) -> io::Result<Option<PathBuf>> {
+        match code {
+            Code::None => Ok(None),
+            Code::Unpacked(dir) => {
+                let is_there = tokio::fs::metadata(dir).await?.is_dir();
+                is_there
+                    .then_some(None)
+                    .ok_or_else(|| io::ErrorKind::NotADirectory.into())
+            }
+            Code::Archive(path) => {
+                let (sources, id, path) = (self.sources.clone(), id.clone(), path.clone());
+                let copy = tokio::task::spawn_blocking(move || sources.copy(&id, &path));
+                copy.await.map_err(io::Error::other)?.map(Some)
+            }
+        }
+    }
+
+    /// Looks for the instance's port to accept, unless somebody does already.
+    pub(super) fn probe(self: &Arc<Self>, instance: &Arc<Instance>) {
+        if !instance.is_probing.swap(true, Ordering::SeqCst) {
+            let (executor, instance) = (self.clone(), instance.clone());
+            self.tasks.spawn(async move {
+                tokio::select! {
+                    () = executor.wait_for_port(&instance) => {}
+                    _ = instance.ended() => {}
+                }
+                instance.is_probing.store(false, Ordering::SeqCst);
+                // An execution that came just now saw somebody looking.
+                if instance.is_awaited() {
+                    executor.probe(&instance);
+                }
+            });
+        }
+    }
+
+    /// Ends when the port accepts, or when no execution waits for it any more.
+    async fn wait_for_port(&self, instance: &Instance) {
+        let began = Instant::now();
+        let started = instance.made.get().map_or(began, |made| made.started);
+        while instance.state.borrow().n_executions() > 0 {
+            if let Ok(stream) = self.adapter.dial(&instance.sandbox_id, PORT).await {
+                let boot = started.elapsed();
+                if let Ok(connection) = connect(stream).await {
+                    instance.connections.put(connection);
+                }
+                if instance.step(|state| state.listening()).is_ok()
+                    && instance.boot.set(boot).is_ok()
+                {
+                    self.metrics.phase("boot", boot);
+                }
+                return;
+            }
+            let is_long = began.elapsed() > LONG_PROBE;
+            time::sleep(if is_long {
+                LONG_PROBE_PAUSE
+            } else {
+                PROBE_PAUSE
+            })
+            .await;
+        }
+    }
+
+    /// Copies what the main process writes into the journal, until it ends.
+    pub(super) fn follow_output(&self, instance: &Instance, output: Arc<Output>) {
+        let journal = self.journal.clone();
+        let name = instance.facts.journal_name().to_owned();
+        self.background(async move {
+            let (held, mut feed) = output.follow();
+            journal.write(&name, Stream::Output, &held);
+            while !output.is_closed() {
+                match feed.recv().await {
+                    Ok(chunk) => journal.write(&name, Stream::Output, &chunk),
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return,
+                }
+            }
+        });
+    }
+
+    /// Removes what is left of an instance that has ended.
+    pub(super) async fn bury(&self, instance: Arc<Instance>) {
+        debug_assert!(matches!(instance.stage(), Stage::Ended(_)));
+        let id = &instance.sandbox_id;
+        if let Err(error) = self.adapter.delete(id).await {
+            tracing::error!(error = %crate::telemetry::chain(&error), sandbox = %id, "sandbox was not deleted");
+        }
+        if let Err(error) = self.sources.remove(id) {
+            tracing::error!(%error, sandbox = %id, "copy of the code was not removed");
+        }
+        self.pool.remove(&instance);
+        self.metrics.instances.dec();
+        instance.gone.cancel();
+    }
+}
+
+fn sandbox_spec(
+    instance: &Instance,
+    spec: InstanceSpec,
+    source: Option<PathBuf>,
+    host: &str,
+) -> SandboxSpec {
+    SandboxSpec {
+        id: instance.sandbox_id.clone(),
+        env: environment(&spec, &instance.facts, host),
+        mounts: mounts(&spec, source),
+        class: spec.class,
+        image: spec.image,
+        hostname: instance.facts.hostname.clone(),
+        command: spec.command,
+        working_dir: (spec.protocol == Protocol::V2).then(|| "/usr/code".into()),
+        limits: spec.limits,
+        terminal: false,
+        labels: instance.facts.labels(),
+    }
+}
+
+/// The function's variables, then the protocol's own, which win.
+fn environment(spec: &InstanceSpec, facts: &Facts, host: &str) -> Vec<(String, String)> {
+    let own = match spec.protocol {
+        Protocol::V2 => vec![
+            ("INTERNAL_RUNTIME_KEY", facts.key.clone()),
+            ("INTERNAL_RUNTIME_ENTRYPOINT", spec.entrypoint.clone()),
+            ("INERNAL_EXECUTOR_HOSTNAME", host.to_owned()),
+        ],
+        Protocol::V4 | Protocol::V5 => vec![
+            ("OPEN_RUNTIMES_SECRET", facts.key.clone()),
+            ("OPEN_RUNTIMES_ENTRYPOINT", spec.entrypoint.clone()),
+            ("OPEN_RUNTIMES_HOSTNAME", host.to_owned()),
+            ("OPEN_RUNTIMES_CPUS", spec.limits.cpus.to_string()),
+            (
+                "OPEN_RUNTIMES_MEMORY",
+                (spec.limits.memory_bytes / 1_000_000).to_string(),
+            ),
+        ],
+    };
+    let variables = spec.variables.clone().into_iter();
+    let own = own.into_iter().chain([("CI", "true".to_owned())]);
+    variables
+        .chain(own.map(|(name, value)| (name.to_owned(), value)))
+        .collect()
+}
+
+fn mounts(spec: &InstanceSpec, source: Option<PathBuf>) -> Vec<Mount> {
+    let scratch = |name: &str, target: &str| Mount {
+        source: Source::Scratch(name.into()),
+        target: target.into(),
+        is_writable: true,
+    };
+    let read_only = |path: &Path, target: &str| Mount {
+        source: Source::Host(path.to_owned()),
+        target: target.into(),
+        is_writable: false,
+    };
+    let mut mounts = vec![scratch("tmp", "/tmp")];
+    if spec.protocol == Protocol::V5 {
+        mounts.push(scratch("logs", "/mnt/logs"));
+    }
+    match (&spec.code, source) {
+        (Code::Unpacked(dir), _) => {
+            mounts.push(read_only(dir, "/usr/local/server/src/function"));
+        }
+        (Code::Archive(from), Some(copy)) => {
+            let is_tar = from.extension().is_some_and(|end| end == "tar");
+            let target = if is_tar {
+                "/tmp/code.tar"
+            } else {
+                "/tmp/code.tar.gz"
+            };
+            mounts.push(read_only(&copy, target));
+            mounts.push(builds(spec.protocol));
+        }
+        (Code::None, _) | (Code::Archive(_), None) => mounts.push(builds(spec.protocol)),
+    }
+    mounts
+}
+
+/// Where a client's own start command unpacks the code.
+fn builds(protocol: Protocol) -> Mount {
+    let target = match protocol {
+        Protocol::V2 => "/usr/code",
+        Protocol::V4 | Protocol::V5 => "/mnt/code",
+    };
+    Mount {
+        source: Source::Scratch("builds".into()),
+        target: target.into(),
+        is_writable: true,
+    }
+}

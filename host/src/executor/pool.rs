@@ -1,0 +1,307 @@
+//! The instances of this host, and all that is known of each.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    connection::Connections,
+    instance::{InstanceInfo, InstanceSpec, Protocol},
+    state::{End, Refusal, Stage, State},
+};
+use crate::{
+    adapter::Sandbox,
+    id::{ClassName, FunctionName, InstanceId, SandboxId},
+};
+
+/// The label under which [`Facts`] are kept with the container.
+const LABEL: &str = "opr/instance";
+
+/// What the host must know of an instance after its own restart; kept with the container as JSON.
+///
+/// ```json
+/// {"id":"hello.0123456789ab","function":"hello","class":"function","image":"docker.io/openruntimes/node:v5-22",
+///  "protocol":"v5","hostname":"<32 hex>","key":"<32 hex>","created":{"secs_since_epoch":0,"nanos_since_epoch":0}}
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Facts {
+    pub(super) id: InstanceId,
+    pub(super) function: Option<FunctionName>,
+    pub(super) class: ClassName,
+    pub(super) image: String,
+    pub(super) protocol: Protocol,
+    pub(super) hostname: String,
+    pub(super) key: String,
+    pub(super) created: SystemTime,
+}
+
+impl Facts {
+    pub(super) fn new(spec: &InstanceSpec) -> Self {
+        Self {
+            id: spec.id.clone(),
+            function: spec.function.clone(),
+            class: spec.class.clone(),
+            image: spec.image.to_string(),
+            protocol: spec.protocol,
+            hostname: random_hex(),
+            key: random_hex(),
+            created: SystemTime::now(),
+        }
+    }
+
+    pub(super) fn labels(&self) -> BTreeMap<String, String> {
+        let text = serde_json::to_string(self).expect("facts are plain values");
+        BTreeMap::from([(LABEL.to_owned(), text)])
+    }
+
+    /// `None` where the container is no instance.
+    pub(super) fn from_labels(labels: &BTreeMap<String, String>) -> Option<Self> {
+        serde_json::from_str(labels.get(LABEL)?).ok()
+    }
+
+    /// The name under which what it writes is found.
+    pub(super) fn journal_name(&self) -> &str {
+        self.function
+            .as_ref()
+            .map_or(self.id.as_str(), FunctionName::as_str)
+    }
+}
+
+/// 16 random bytes as 32 hexadecimal digits.
+fn random_hex() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
+/// One instance: a sandbox bound to one function.
+#[derive(Debug)]
+pub(super) struct Instance {
+    pub(super) facts: Facts,
+    pub(super) sandbox_id: SandboxId,
+    pub(super) state: watch::Sender<State>,
+    /// One permit an execution at once.
+    pub(super) places: Arc<Semaphore>,
+    pub(super) connections: Connections,
+    /// There from the stage `Running` on.
+    pub(super) made: OnceLock<Made>,
+    /// How long its port took to accept.
+    pub(super) boot: OnceLock<Duration>,
+    pub(super) is_probing: AtomicBool,
+    pub(super) notices: Notices,
+    /// Cancelled when nothing of it is left.
+    pub(super) gone: CancellationToken,
+}
+
+/// A sandbox that was made for an instance.
+#[derive(Debug)]
+pub(super) struct Made {
+    pub(super) sandbox: Sandbox,
+    /// How long fetching the code took.
+    pub(super) code: Duration,
+    /// How long all of the creation took.
+    pub(super) took: Duration,
+    pub(super) started: Instant,
+}
+
+/// What the engine told of an instance.
+#[derive(Debug, Default)]
+pub(super) struct Notices {
+    pub(super) exit: OnceLock<u32>,
+    is_out_of_memory: AtomicBool,
+    out_of_memory: Notify,
+}
+
+impl Notices {
+    pub(super) fn note_out_of_memory(&self) {
+        self.is_out_of_memory.store(true, Ordering::SeqCst);
+        self.out_of_memory.notify_one();
+    }
+
+    /// Whether a process was killed for want of memory; the word of it may come after that of the exit.
+    pub(super) async fn was_out_of_memory(&self, patience: Duration) -> bool {
+        if !self.is_out_of_memory.load(Ordering::SeqCst) {
+            let notice = self.out_of_memory.notified();
+            // Its absence is an answer too.
+            let _ = tokio::time::timeout(patience, notice).await;
+        }
+        self.is_out_of_memory.load(Ordering::SeqCst)
+    }
+}
+
+impl Instance {
+    pub(super) fn new(facts: Facts, sandbox_id: SandboxId, concurrency: usize) -> Self {
+        Self {
+            facts,
+            sandbox_id,
+            state: watch::Sender::new(State::new(Stage::Pending, Instant::now())),
+            places: Arc::new(Semaphore::new(concurrency)),
+            connections: Connections::default(),
+            made: OnceLock::new(),
+            boot: OnceLock::new(),
+            is_probing: AtomicBool::new(false),
+            notices: Notices::default(),
+            gone: CancellationToken::new(),
+        }
+    }
+
+    pub(super) fn stage(&self) -> Stage {
+        self.state.borrow().stage().clone()
+    }
+
+    /// Whether its main process runs and an execution waits for its port.
+    pub(super) fn is_awaited(&self) -> bool {
+        let state = self.state.borrow();
+        matches!(state.stage(), Stage::Running) && state.n_executions() > 0
+    }
+
+    /// A change of the stage, told to whoever waits.
+    pub(super) fn step<T, E>(&self, step: impl FnOnce(&mut State) -> Result<T, E>) -> Result<T, E> {
+        let mut outcome = None;
+        self.state.send_if_modified(|state| {
+            let result = step(state);
+            let is_ok = result.is_ok();
+            outcome = Some(result);
+            is_ok
+        });
+        outcome.expect("the closure ran")
+    }
+
+    /// A change of the load, of interest to nobody who waits.
+    pub(super) fn load<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut outcome = None;
+        self.state.send_if_modified(|state| {
+            outcome = Some(change(state));
+            false
+        });
+        outcome.expect("the closure ran")
+    }
+
+    /// Waits for the end; answers why.
+    pub(super) async fn ended(&self) -> End {
+        let mut states = self.state.subscribe();
+        let is_ended = |state: &State| matches!(state.stage(), Stage::Ended(_));
+        let state = states.wait_for(is_ended).await;
+        let state = state.expect("the sender is borrowed from the instance");
+        match state.stage() {
+            Stage::Ended(end) => end.clone(),
+            Stage::Pending | Stage::Running | Stage::Ready => End::Deleted,
+        }
+    }
+
+    pub(super) fn info(&self) -> InstanceInfo {
+        let state = self.state.borrow();
+        let facts = &self.facts;
+        InstanceInfo {
+            id: facts.id.clone(),
+            function: facts.function.clone(),
+            class: facts.class.clone(),
+            image: facts.image.clone(),
+            protocol: facts.protocol,
+            hostname: facts.hostname.clone(),
+            key: facts.key.clone(),
+            created: facts.created,
+            updated: SystemTime::now() - state.updated().elapsed(),
+            start_duration: self.made.get().map(|made| made.took),
+            is_listening: matches!(state.stage(), Stage::Ready),
+            n_executions: state.n_executions(),
+        }
+    }
+}
+
+/// The instances by name; of one name, the one that has not ended.
+#[derive(Debug, Default)]
+pub(super) struct Pool(Mutex<HashMap<InstanceId, Arc<Instance>>>);
+
+/// What came of asking for an instance.
+#[derive(Debug)]
+pub(super) enum Claim {
+    /// There is one, and it let the execution in.
+    Found(Arc<Instance>),
+    /// One was added that has still to be made, with the execution let in.
+    Added(Arc<Instance>),
+    /// There is none.
+    Absent,
+    /// There is one, with no room.
+    Full,
+}
+
+impl Pool {
+    /// Lets an execution into the instance of this name, which is added where there is none.
+    pub(super) fn claim(
+        &self,
+        id: &InstanceId,
+        room: usize,
+        add: impl FnOnce() -> Option<Instance>,
+    ) -> Claim {
+        let mut instances = self.lock();
+        if let Some(instance) = instances.get(id) {
+            match instance.load(|state| state.admit(room, Instant::now())) {
+                Ok(()) => return Claim::Found(instance.clone()),
+                Err(Refusal::Full) => return Claim::Full,
+                Err(Refusal::Ended) => {}
+            }
+        }
+        let Some(instance) = add().map(Arc::new) else {
+            return Claim::Absent;
+        };
+        instance
+            .load(|state| state.admit(room, Instant::now()))
+            .expect("a new instance has room");
+        instances.insert(id.clone(), instance.clone());
+        Claim::Added(instance)
+    }
+
+    /// Adds an instance, unless one of its name serves.
+    pub(super) fn add(&self, instance: Instance) -> Result<Arc<Instance>, Arc<Instance>> {
+        let mut instances = self.lock();
+        if let Some(found) = instances.get(&instance.facts.id)
+            && !matches!(found.stage(), Stage::Ended(_))
+        {
+            return Err(found.clone());
+        }
+        let instance = Arc::new(instance);
+        instances.insert(instance.facts.id.clone(), instance.clone());
+        Ok(instance)
+    }
+
+    pub(super) fn get(&self, id: &InstanceId) -> Option<Arc<Instance>> {
+        let instance = self.lock().get(id).cloned()?;
+        (!matches!(instance.stage(), Stage::Ended(_))).then_some(instance)
+    }
+
+    /// Forgets this instance, and no later one of its name.
+    pub(super) fn remove(&self, instance: &Arc<Instance>) {
+        let mut instances = self.lock();
+        let id = &instance.facts.id;
+        if instances
+            .get(id)
+            .is_some_and(|found| Arc::ptr_eq(found, instance))
+        {
+            instances.remove(id);
+        }
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Instance>> {
+        self.lock().values().cloned().collect()
+    }
+
+    pub(super) fn of_sandbox(&self, id: &SandboxId) -> Option<Arc<Instance>> {
+        let instances = self.lock();
+        instances
+            .values()
+            .find(|instance| instance.sandbox_id == *id)
+            .cloned()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<InstanceId, Arc<Instance>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
