@@ -4,17 +4,28 @@
     reason = "a test ends where it finds what it does not expect"
 )]
 
-use std::{fs, os::fd::AsFd, thread};
+use std::{
+    fs,
+    os::fd::AsFd,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
 
 use opr_host::sys::{Holder, enter_network, loopback_up};
 
+/// Counts and prints what is skipped; `REQUIRE_ALL=1` makes a skip a failure.
 fn is_able() -> bool {
-    let able = rustix::process::geteuid().is_root();
-    assert!(
-        able || std::env::var_os("REQUIRE_ALL").is_none(),
-        "needs root"
-    );
-    able
+    static SKIPPED: AtomicUsize = AtomicUsize::new(0);
+    let is_able = rustix::process::geteuid().is_root();
+    if !is_able {
+        assert!(
+            std::env::var_os("REQUIRE_ALL").is_none(),
+            "this test needs root"
+        );
+        let n = SKIPPED.fetch_add(1, Ordering::Relaxed) + 1;
+        eprintln!("skipped {n}: needs root");
+    }
+    is_able
 }
 
 #[test]

@@ -5,4 +5,5 @@
 )]
 
 mod adapter;
+mod image;
 mod node;

@@ -22,7 +22,7 @@ async fn makes_dials_adopts_and_deletes_without_a_trace() {
     if !is_able() {
         return;
     }
-    let mut node = Node::start(1).await;
+    let mut node = Node::start().await;
     assert!(node.adapter.adopt().await.unwrap().is_empty());
     let spec = sandbox("server", "function", &SERVER);
     let id = spec.id.clone();
@@ -55,7 +55,7 @@ async fn a_sandbox_sees_little_and_may_little() {
     if !is_able() {
         return;
     }
-    let node = Node::start(2).await;
+    let node = Node::start().await;
     let script = "id -u; touch /etc/x || echo etc-is-fixed; echo hi >/tmp/f && cat /tmp/f; env; \
         mount -t tmpfs x /mnt 2>/dev/null || echo no-mount; cat /proc/self/uid_map; \
         unshare -U true 2>/dev/null || echo no-userns; ls /sys/class/net; stat -c %u /bin/busybox; \
@@ -93,7 +93,7 @@ async fn tells_of_exits_and_of_memory_and_undoes_what_fails() {
     if !is_able() {
         return;
     }
-    let node = Node::start(3).await;
+    let node = Node::start().await;
     let mut events = node.adapter.events();
     let spec = sandbox("seven", "function", &["sh", "-c", "exit 7"]);
     let id = spec.id.clone();

@@ -1,12 +1,21 @@
-//! A node in a temporary folder, with an image made of a static busybox.
+//! A node in a temporary folder, with a number that no other one on the machine has.
 
 use std::{
     collections::BTreeMap,
     fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
+    os::{
+        linux::net::SocketAddrExt,
+        unix::{
+            fs::PermissionsExt,
+            net::{SocketAddr, UnixListener},
+        },
+    },
+    path::Path,
     process::Command,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,39 +24,84 @@ use opr_host::{
     config::{Config, Limits},
     id::{ClassName, SandboxId},
 };
-use sha2::{Digest, Sha256};
 use tokio::sync::broadcast;
 
-pub(crate) const IMAGE: &str = "opr.test/busybox:1";
-const BUSYBOX: &str = "/bin/busybox";
+use crate::image::{BUSYBOX, IMAGE, import};
+
+/// Nodes under test at once, at most: their ids end where the ones of real nodes begin.
+const NUMBERS: u32 = 64;
+
+const PROGRAMS: [&str; 6] = ["containerd", "ctr", "runc", "ip", "iptables", "ip6tables"];
 
 /// A running node; its containerd is ended by `end`.
 pub(crate) struct Node {
     pub(crate) config: Arc<Config>,
     pub(crate) adapter: Arc<Containerd>,
+    _number: Number,
     _dir: tempfile::TempDir,
 }
 
-/// Whether this machine can run these tests; `REQUIRE_ALL=1` turns a no into a failure.
+/// Whether this machine can run these tests. Counts and prints what is skipped; `REQUIRE_ALL=1` makes
+/// a skip a failure.
 pub(crate) fn is_able() -> bool {
-    let able = rustix::process::geteuid().is_root() && Path::new(BUSYBOX).exists();
+    static SKIPPED: AtomicUsize = AtomicUsize::new(0);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_program = |name: &str| std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
+    let missing = if !rustix::process::geteuid().is_root() {
+        "root"
+    } else if !Path::new(BUSYBOX).exists() {
+        "a static busybox"
+    } else if let Some(program) = PROGRAMS.into_iter().find(|name| !is_program(name)) {
+        program
+    } else {
+        return true;
+    };
     assert!(
-        able || std::env::var_os("REQUIRE_ALL").is_none(),
-        "needs root and busybox-static"
+        std::env::var_os("REQUIRE_ALL").is_none(),
+        "this test needs {missing}"
     );
-    able
+    let n = SKIPPED.fetch_add(1, Ordering::Relaxed) + 1;
+    eprintln!("skipped {n}: needs {missing}");
+    false
+}
+
+/// A number of this machine's nodes under test, held by the name of a socket until it is dropped or
+/// the process ends.
+#[derive(Debug)]
+struct Number {
+    value: u32,
+    _name: UnixListener,
+}
+
+impl Number {
+    /// The first one that no other fixture holds and whose bridge is not there.
+    fn claim() -> Self {
+        let claim = |value| {
+            let name = format!("opr-test-node-{value}");
+            let address = SocketAddr::from_abstract_name(name).unwrap();
+            let is_used = Path::new(&format!("/sys/class/net/{}", bridge(value))).exists();
+            let _name = UnixListener::bind_addr(&address).ok()?;
+            (!is_used).then_some(Self { value, _name })
+        };
+        (0..NUMBERS).find_map(claim).expect("a free number")
+    }
+}
+
+fn bridge(number: u32) -> String {
+    format!("oprt{number}")
 }
 
 impl Node {
-    /// `n` below 100 tells nodes of tests that run side by side apart.
-    pub(crate) async fn start(n: u32) -> Self {
+    pub(crate) async fn start() -> Self {
+        let number = Number::claim();
+        let n = number.value;
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
         let mut config = Config::load(None, &|_| None).unwrap();
         config.run_dir = dir.path().join("run");
         config.state_dir = dir.path().join("state");
         config.containerd.namespace = format!("opr-t{n}-{}", std::process::id());
-        config.sandbox.bridge = format!("oprt{n}");
+        config.sandbox.bridge = bridge(n);
         config.sandbox.subnet = format!("10.213.{n}.0/24");
         config.sandbox.first_id = 0x6000_0000 + n * 0x40_0000;
         config.sandbox.max = 64;
@@ -58,6 +112,7 @@ impl Node {
         Self {
             config,
             adapter,
+            _number: number,
             _dir: dir,
         }
     }
@@ -172,116 +227,4 @@ fn remove_groups(path: &str) {
             let _ = fs::remove_dir(Path::new(root).join(path));
         }
     }
-}
-
-/// Imports an image (OCI image layout 1.0.0) with one layer: busybox and its names.
-fn import(config: &Config, dir: &Path) {
-    let layout = dir.join("layout");
-    let layer = layer();
-    let diff_id = hex(&layer);
-    let layer_digest = blob(&layout, &layer);
-    let document = serde_json::json!({
-        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }, "os": "linux",
-        "config": { "Cmd": ["/bin/sh"], "Env": ["PATH=/bin", "FROM=image"] },
-        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{diff_id}")] },
-    });
-    let document = document.to_string().into_bytes();
-    let manifest = serde_json::json!({
-        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": { "mediaType": "application/vnd.oci.image.config.v1+json",
-            "digest": blob(&layout, &document), "size": document.len() },
-        "layers": [{ "mediaType": "application/vnd.oci.image.layer.v1.tar",
-            "digest": layer_digest, "size": layer.len() }],
-    });
-    let manifest = manifest.to_string().into_bytes();
-    let index = serde_json::json!({ "schemaVersion": 2, "manifests": [{
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "digest": blob(&layout, &manifest), "size": manifest.len(),
-        "annotations": { "io.containerd.image.name": IMAGE } }] });
-    fs::write(layout.join("index.json"), index.to_string()).unwrap();
-    fs::write(
-        layout.join("oci-layout"),
-        r#"{"imageLayoutVersion":"1.0.0"}"#,
-    )
-    .unwrap();
-    let tar = dir.join("image.tar");
-    run("tar", &["-C", text(&layout), "-cf", text(&tar), "."]);
-    let socket = config.containerd_socket();
-    let namespace = &config.containerd.namespace;
-    run(
-        "ctr",
-        &[
-            "-a",
-            text(&socket),
-            "-n",
-            namespace,
-            "image",
-            "import",
-            text(&tar),
-        ],
-    );
-}
-
-fn layer() -> Vec<u8> {
-    let mut tar = tar::Builder::new(Vec::new());
-    let mut add = |path: &str, mode: u32, kind: tar::EntryType, data: &[u8]| {
-        let mut header = tar::Header::new_ustar();
-        header.set_entry_type(kind);
-        header.set_mode(mode);
-        header.set_size(data.len() as u64);
-        header.set_uid(0);
-        header.set_gid(0);
-        tar.append_data(&mut header, path, data).unwrap();
-    };
-    for dir in ["bin", "etc", "tmp", "root"] {
-        add(dir, 0o755, tar::EntryType::Directory, b"");
-    }
-    let busybox = fs::read(BUSYBOX).unwrap();
-    add("bin/busybox", 0o755, tar::EntryType::Regular, &busybox);
-    add(
-        "etc/passwd",
-        0o644,
-        tar::EntryType::Regular,
-        b"root:x:0:0::/root:/bin/sh\n",
-    );
-    for name in [
-        "sh", "httpd", "id", "cat", "mount", "touch", "sleep", "wget", "ls", "dd", "unshare", "nc",
-        "ip", "env", "tail", "stat",
-    ] {
-        let mut header = tar::Header::new_ustar();
-        header.set_entry_type(tar::EntryType::Symlink);
-        header.set_mode(0o777);
-        header.set_size(0);
-        tar.append_link(&mut header, format!("bin/{name}"), "busybox")
-            .unwrap();
-    }
-    tar.into_inner().unwrap()
-}
-
-fn blob(layout: &Path, bytes: &[u8]) -> String {
-    let folder: PathBuf = layout.join("blobs/sha256");
-    fs::create_dir_all(&folder).unwrap();
-    fs::write(folder.join(hex(bytes)), bytes).unwrap();
-    format!("sha256:{}", hex(bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-#[track_caller]
-fn run(program: &str, args: &[&str]) {
-    let output = Command::new(program).args(args).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{program}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
 }
