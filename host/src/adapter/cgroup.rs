@@ -104,10 +104,43 @@ fn write_where_known(path: &Path, value: &str) -> io::Result<()> {
 
 /// Where cgroup file systems are mounted: one with version 2, one for each controller with version 1.
 fn mounts() -> Vec<PathBuf> {
-    let kinds = ["cgroup", "cgroup2"];
-    let all = hierarchies::mountinfo_self();
-    all.into_iter()
-        .filter(|mount| kinds.contains(&mount.fs_type.0.as_str()))
-        .map(|mount| mount.mount_point)
-        .collect()
+    mounts_in(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
+}
+
+/// A line is `id parent device root target options [tag...] - type source options`.
+///
+/// Source: proc_pid_mountinfo(5).
+fn mounts_in(mountinfo: &str) -> Vec<PathBuf> {
+    let target = |line: &str| {
+        let (mount, kind) = line.split_once(" - ")?;
+        let is_cgroup = matches!(kind.split(' ').next()?, "cgroup" | "cgroup2");
+        is_cgroup.then(|| mount.split(' ').nth(4).map(PathBuf::from))?
+    };
+    mountinfo.lines().filter_map(target).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_the_mounts_of_both_versions() {
+        #[track_caller]
+        fn check(mountinfo: &str, expected: &[&str]) {
+            let found = mounts_in(mountinfo);
+            assert_eq!(
+                found,
+                expected.iter().map(PathBuf::from).collect::<Vec<_>>()
+            );
+        }
+        let tmpfs = "31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755\n";
+        let pids = "39 31 0:36 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n";
+        let unified = "41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        check(
+            &[tmpfs, pids, unified].concat(),
+            &["/sys/fs/cgroup/pids", "/sys/fs/cgroup/unified"],
+        );
+        let alone = "30 23 0:26 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
+        check(alone, &["/sys/fs/cgroup"]);
+    }
 }
