@@ -1,4 +1,4 @@
-//! System calls that no crate wraps safely: making namespaces in a child, and switching loopback on.
+//! System calls that no crate wraps safely: making namespaces in a child, switching links on and off.
 #![allow(
     unsafe_code,
     reason = "fork, unshare in a child and ioctl have no safe wrapper"
@@ -126,21 +126,64 @@ pub fn enter_network(netns: BorrowedFd) -> io::Result<()> {
 ///
 /// Source: netdevice(7).
 pub fn loopback_up() -> io::Result<()> {
-    let socket = rustix::net::socket_with(
+    let flags = i16::try_from(libc::IFF_UP | libc::IFF_RUNNING).expect("two low bits");
+    set_flags(&control_socket()?, &interface_name("lo")?, flags)
+}
+
+/// Switches a bridge of the calling thread's network namespace off and removes it.
+/// Succeeds where there is none of that name.
+///
+/// # Errors
+/// `EPERM` without `CAP_NET_ADMIN` over it.
+///
+/// Source: netdevice(7); `SIOCBRDELBR` of linux/sockios.h.
+pub fn remove_bridge(name: &str) -> io::Result<()> {
+    const SIOCBRDELBR: libc::Ioctl = 0x89a1;
+    let socket = control_socket()?;
+    let name = interface_name(name)?;
+    match set_flags(&socket, &name, 0) {
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(()),
+        switched => switched?,
+    }
+    // SAFETY: the descriptor is an open socket, and SIOCBRDELBR reads a name of IFNAMSIZ bytes, which
+    // outlives the call.
+    let outcome = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCBRDELBR, name.as_ptr()) };
+    if outcome == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+fn control_socket() -> io::Result<OwnedFd> {
+    Ok(rustix::net::socket_with(
         AddressFamily::INET,
         SocketType::DGRAM,
         SocketFlags::CLOEXEC,
         None,
-    )?;
-    let mut ifr_name = [0; libc::IFNAMSIZ];
-    ifr_name[0] = b'l'.cast_signed();
-    ifr_name[1] = b'o'.cast_signed();
-    let flags = libc::__c_anonymous_ifr_ifru {
-        ifru_flags: i16::try_from(libc::IFF_UP | libc::IFF_RUNNING).expect("two low bits"),
-    };
+    )?)
+}
+
+/// A name as the kernel takes it: at most 15 bytes, filled up with zeros.
+fn interface_name(name: &str) -> io::Result<[libc::c_char; libc::IFNAMSIZ]> {
+    if name.is_empty() || name.len() >= libc::IFNAMSIZ {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut padded = [0; libc::IFNAMSIZ];
+    for (to, from) in padded.iter_mut().zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    Ok(padded)
+}
+
+fn set_flags(
+    socket: &OwnedFd,
+    name: &[libc::c_char; libc::IFNAMSIZ],
+    flags: i16,
+) -> io::Result<()> {
     let request = libc::ifreq {
-        ifr_name,
-        ifr_ifru: flags,
+        ifr_name: *name,
+        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags },
     };
     // SAFETY: the descriptor is an open socket, and SIOCSIFFLAGS reads one ifreq, which outlives the call.
     let outcome =

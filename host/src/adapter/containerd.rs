@@ -153,6 +153,16 @@ impl Containerd {
             .await
             .map_err(|source| kernel("end containerd", source))
     }
+
+    /// Deletes every sandbox, also those of earlier processes, and what the node made beside them:
+    /// bridge, rules, pinned namespaces, cgroups. Ends the node's own containerd. Images stay.
+    ///
+    /// # Errors
+    /// What could be removed is gone, a repeated call goes on. See [`EngineError`].
+    pub async fn remove_all(&self) -> Result<(), EngineError> {
+        self.inner.remove_all().await?;
+        self.stop().await
+    }
 }
 
 impl Drop for Containerd {

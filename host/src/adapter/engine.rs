@@ -96,7 +96,7 @@ impl Engine {
             pidfd_send_signal(process.get_ref(), Signal::KILL)?;
             let _ = process.readable().await?;
         }
-        Ok(())
+        fs::remove_file(own.pid_file())
     }
 }
 

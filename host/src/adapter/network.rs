@@ -4,22 +4,28 @@
 //! addresses and connections from outside. Other networks of the host are as reachable as for the host.
 
 use std::{
-    fs,
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
     sync::{Mutex, PoisonError},
 };
 
 use serde_json::{Value, json};
 
-use crate::config::Sandboxes;
+use super::slots::remove_dir;
+use crate::{config::Sandboxes, sys};
+use firewall::Firewall;
+use program::{LIMIT, run};
+
+mod firewall;
+mod program;
 
 /// The bridge of one node.
 #[derive(Debug)]
 pub(super) struct Network {
     bridge: String,
     subnet: String,
+    firewall: Firewall,
     plugins: PathBuf,
     /// Where `host-local` notes the addresses in use.
     leases: PathBuf,
@@ -33,17 +39,23 @@ impl Network {
         Self {
             bridge: settings.bridge.clone(),
             subnet: settings.subnet.clone(),
+            firewall: Firewall::new(&settings.bridge, &settings.subnet),
             plugins: settings.cni_dir.clone().unwrap_or_else(|| found.clone()),
             leases: run_dir.join("cni"),
             is_guarded: Mutex::new(false),
         }
     }
 
+    /// Makes the links that are added to the calling thread's network namespace make up no addresses.
+    pub(super) fn forbid_version_6() -> io::Result<()> {
+        write_where_known("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1")
+    }
+
     /// Gives `netns` an address on the bridge and a way out.
     pub(super) fn add(&self, index: u32, netns: &Path) -> io::Result<()> {
         // The rules stand before the first sandbox is on the bridge.
         self.guard()?;
-        let answer = self.run("ADD", index, netns)?;
+        let answer = self.call("ADD", index, netns)?;
         let result: Value = serde_json::from_slice(&answer)?;
         let interfaces = result["interfaces"]
             .as_array()
@@ -57,42 +69,37 @@ impl Network {
             .ok_or_else(|| io::Error::other("the CNI plugin bridge named no port"))?;
         fs::write(format!("/sys/class/net/{port}/brport/isolated"), "1")?;
         // Addresses of version 6 are not given out, and must not be made up on the link either.
-        let _ = fs::write(
-            format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", self.bridge),
+        write_where_known(
+            &format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", self.bridge),
             "1",
-        );
-        Ok(())
+        )
     }
 
     /// Takes the address back. Succeeds where it was never given.
     pub(super) fn remove(&self, index: u32, netns: &Path) -> io::Result<()> {
-        self.run("DEL", index, netns).map(drop)
+        self.call("DEL", index, netns).map(drop)
     }
 
-    fn run(&self, command: &str, index: u32, netns: &Path) -> io::Result<Vec<u8>> {
-        let mut child = Command::new(self.plugins.join("bridge"))
+    /// Removes the bridge and its rules: no sandbox is on it. Succeeds where there are none.
+    pub(super) fn remove_all(&self) -> io::Result<()> {
+        let mut is_guarded = self.is_guarded();
+        *is_guarded = false;
+        sys::remove_bridge(&self.bridge)?;
+        self.firewall.remove()?;
+        remove_dir(&self.leases)
+    }
+
+    fn call(&self, command: &str, index: u32, netns: &Path) -> io::Result<Vec<u8>> {
+        let mut plugin = Command::new(self.plugins.join("bridge"));
+        plugin
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("CNI_COMMAND", command)
             .env("CNI_CONTAINERID", format!("{}-{index}", self.bridge))
             .env("CNI_NETNS", netns)
             .env("CNI_IFNAME", "eth0")
-            .env("CNI_PATH", &self.plugins)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(self.config().to_string().as_bytes())?;
-        }
-        let output = child.wait_with_output()?;
-        if output.status.success() {
-            return Ok(output.stdout);
-        }
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        Err(io::Error::other(format!(
-            "CNI plugin bridge, {command}: {said}"
-        )))
+            .env("CNI_PATH", &self.plugins);
+        run(&mut plugin, self.config().to_string().as_bytes(), LIMIT)
     }
 
     /// CNI 0.4.0, as both plugin versions 0.9 and 1.x read it.
@@ -113,81 +120,27 @@ impl Network {
         })
     }
 
-    /// Puts the rules in place, once in the life of this process; they are replaced as a whole.
+    /// Puts the rules in place, once in the life of this process.
     fn guard(&self) -> io::Result<()> {
-        let mut is_guarded = self
-            .is_guarded
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if *is_guarded {
-            return Ok(());
+        let mut is_guarded = self.is_guarded();
+        if !*is_guarded {
+            self.firewall.raise()?;
+            *is_guarded = true;
         }
-        let (input, forward) = (
-            format!("OPR-IN-{}", self.bridge),
-            format!("OPR-FW-{}", self.bridge),
-        );
-        let bridge = self.bridge.as_str();
-        let rules = format!(
-            "*filter\n:{input} - [0:0]\n:{forward} - [0:0]\n\
-             -A {input} -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\n\
-             -A {input} -j DROP\n\
-             -A {forward} -i {bridge} -o {bridge} -j DROP\n\
-             -A {forward} -i {bridge} -d 169.254.0.0/16 -j DROP\n\
-             -A {forward} -i {bridge} -j ACCEPT\n\
-             -A {forward} -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\n\
-             -A {forward} -j DROP\nCOMMIT\n"
-        );
-        feed("iptables-restore", &["--wait", "--noflush"], &rules)?;
-        let subnet = self.subnet.as_str();
-        for (table, rule) in [
-            ("filter", &["INPUT", "-i", bridge, "-j", &input][..]),
-            ("filter", &["FORWARD", "-i", bridge, "-j", &forward]),
-            ("filter", &["FORWARD", "-o", bridge, "-j", &forward]),
-            // One rule for the whole bridge: CNI's own would cost each slot a chain.
-            (
-                "nat",
-                &[
-                    "POSTROUTING",
-                    "-s",
-                    subnet,
-                    "!",
-                    "-o",
-                    bridge,
-                    "-j",
-                    "MASQUERADE",
-                ],
-            ),
-        ] {
-            let call = |verb| {
-                feed(
-                    "iptables",
-                    &[&["--wait", "-t", table, verb], rule].concat(),
-                    "",
-                )
-            };
-            if call("-C").is_err() {
-                call("-I")?;
-            }
-        }
-        *is_guarded = true;
         Ok(())
+    }
+
+    fn is_guarded(&self) -> std::sync::MutexGuard<'_, bool> {
+        self.is_guarded
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn feed(program: &str, args: &[&str], input: &str) -> io::Result<()> {
-    let mut child = Command::new(program)
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.as_bytes())?;
+/// Kernels without version 6 have no such file.
+fn write_where_known(path: &str, value: &str) -> io::Result<()> {
+    match fs::write(path, value) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        written => written,
     }
-    let output = child.wait_with_output()?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(io::Error::other(format!("{program}: {said}")))
 }

@@ -15,6 +15,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, PoisonError},
     thread,
+    time::Duration,
 };
 
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
@@ -24,6 +25,9 @@ use crate::{
     config::{Outbound, Sandboxes},
     sys::{self, Holder, IDS},
 };
+
+/// How long the end of the pool waits for the thread that fills it.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
 /// Namespaces for one sandbox.
 #[derive(Debug)]
@@ -53,6 +57,8 @@ pub(super) struct Slots {
 #[derive(Debug, Default)]
 struct State {
     used: BTreeSet<u32>,
+    /// Those of the used that have no owner and could not be destroyed: tried again at times.
+    resisting: BTreeSet<u32>,
     ready: BTreeMap<Outbound, Vec<Slot>>,
     /// Kinds that a thread is making now.
     coming: BTreeSet<Outbound>,
@@ -113,6 +119,7 @@ impl Slots {
     }
 
     fn fill(&self, outbound: Outbound) {
+        let _ = self.discard_resisting();
         loop {
             {
                 let mut state = self.lock();
@@ -124,7 +131,7 @@ impl Slots {
                 }
             }
             match self.make(outbound) {
-                Ok(slot) => self.lock().ready.entry(outbound).or_default().push(slot),
+                Ok(slot) => self.keep(outbound, slot),
                 Err(error) => {
                     tracing::warn!(%error, ?outbound, "slot was not made ahead");
                     self.lock().coming.remove(&outbound);
@@ -135,6 +142,17 @@ impl Slots {
         }
     }
 
+    /// Puts a slot into the pool; destroys it where the pool has been closed meanwhile.
+    fn keep(&self, outbound: Outbound, slot: Slot) {
+        let mut state = self.lock();
+        if !state.is_closed {
+            state.ready.entry(outbound).or_default().push(slot);
+            return;
+        }
+        drop(state);
+        let _ = self.discard(slot.index);
+    }
+
     /// Takes a slot that a sandbox of an earlier process uses.
     pub(super) fn adopt(&self, index: u32) -> io::Result<Slot> {
         let slot = self.open(index)?;
@@ -142,17 +160,16 @@ impl Slots {
         Ok(slot)
     }
 
-    /// Destroys each slot on disk that nobody owns. One that resists keeps its index and is told of.
+    /// Destroys each slot on disk that nobody owns.
     pub(super) fn sweep(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.dir)? {
             let name = entry?.file_name();
             let Some(index) = name.to_str().and_then(|name| name.parse().ok()) else {
                 continue;
             };
-            if self.lock().used.insert(index)
-                && let Err(error) = self.destroy(index)
-            {
-                tracing::warn!(%error, slot = index, "slot without an owner was not destroyed");
+            let is_strange = self.lock().used.insert(index);
+            if is_strange {
+                let _ = self.discard(index);
             }
         }
         Ok(())
@@ -164,21 +181,39 @@ impl Slots {
     }
 
     /// Makes no more slots ahead, and destroys those that wait in the pool.
+    ///
+    /// # Errors
+    /// `TimedOut` where one is still being made: the thread that makes it destroys it.
     pub(super) fn drain(&self) -> io::Result<()> {
         self.close();
-        let mut state = self.lock();
-        while !state.coming.is_empty() {
-            state = self
-                .filled
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
+        let (mut state, wait) = self
+            .filled
+            .wait_timeout_while(self.lock(), DRAIN_LIMIT, |state| !state.coming.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
         let ready = std::mem::take(&mut state.ready);
         drop(state);
-        ready
-            .into_values()
-            .flatten()
-            .try_for_each(|slot| self.destroy(slot.index))
+        let indices = ready.into_values().flatten().map(|slot| slot.index);
+        let resisted = self.discard_resisting();
+        let discarded: Vec<_> = indices.map(|index| self.discard(index)).collect();
+        resisted?;
+        discarded.into_iter().collect::<io::Result<()>>()?;
+        if wait.timed_out() {
+            let message = "a slot is still being made";
+            return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+        }
+        Ok(())
+    }
+
+    /// Removes the network of all slots, once there are none.
+    ///
+    /// # Errors
+    /// `ResourceBusy` where there are.
+    pub(super) fn remove_network(&self) -> io::Result<()> {
+        if !self.lock().used.is_empty() {
+            let message = "there are slots that use the network";
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
+        }
+        self.network.remove_all()
     }
 
     /// Gives back all of a slot. Succeeds where a part of it is gone.
@@ -195,13 +230,28 @@ impl Slots {
         Ok(())
     }
 
+    /// Destroys a slot that nobody owns. One that resists keeps its index, is told of and tried again.
+    fn discard(&self, index: u32) -> io::Result<()> {
+        self.destroy(index).inspect_err(|error| {
+            tracing::warn!(%error, slot = index, "slot without an owner was not destroyed");
+            self.lock().resisting.insert(index);
+        })
+    }
+
+    fn discard_resisting(&self) -> io::Result<()> {
+        let resisting = std::mem::take(&mut self.lock().resisting);
+        let discarded: Vec<_> = resisting
+            .into_iter()
+            .map(|index| self.discard(index))
+            .collect();
+        discarded.into_iter().collect()
+    }
+
     fn make(&self, outbound: Outbound) -> io::Result<Slot> {
         let index = self.reserve()?;
         let made = self.pin(index, outbound).and_then(|()| self.open(index));
-        if made.is_err()
-            && let Err(error) = self.destroy(index)
-        {
-            tracing::warn!(%error, slot = index, "slot was not undone");
+        if made.is_err() {
+            let _ = self.discard(index);
         }
         made
     }
@@ -231,7 +281,10 @@ impl Slots {
         let net = dir.join("net");
         bind(&holder.namespace("net"), &net)?;
         let netns = fs::File::open(&net)?;
-        in_network(netns.into(), sys::loopback_up)?;
+        in_network(netns.into(), || {
+            sys::loopback_up()?;
+            Network::forbid_version_6()
+        })?;
         if outbound == Outbound::Nat {
             fs::write(dir.join("nat"), "")?;
             self.network.add(index, &net)?;

@@ -8,7 +8,10 @@ use opr_host::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::node::{Node, exit_of, is_able, leaks, output_of, sandbox};
+use crate::{
+    node::{Node, exit_of, is_able, output_of, sandbox},
+    traces::traces,
+};
 
 const SERVER: [&str; 4] = [
     "sh",
@@ -122,11 +125,9 @@ async fn tells_of_exits_and_of_memory_and_undoes_what_fails() {
     let wrong = sandbox("wrong", "function", &["/no/such/program"]);
     let error = node.adapter.create(wrong).await.unwrap_err();
     assert!(matches!(error, CreateError::Command { .. }), "{error:?}");
-    let sandboxes: Vec<_> = leaks(&node.config.run_dir)
-        .into_iter()
-        .filter(|leak| leak.contains("/sandboxes/"))
-        .collect();
-    assert_eq!(sandboxes, Vec::<String>::new());
+    let mut left = traces(&node.config).remove("folders").unwrap_or_default();
+    left.retain(|folder| folder.contains("/sandboxes/"));
+    assert_eq!(left, Vec::<String>::new());
     node.end().await;
 }
 

@@ -7,3 +7,5 @@
 mod adapter;
 mod image;
 mod node;
+mod remove;
+mod traces;

@@ -11,7 +11,6 @@ use std::{
         },
     },
     path::Path,
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -26,7 +25,10 @@ use opr_host::{
 };
 use tokio::sync::broadcast;
 
-use crate::image::{BUSYBOX, IMAGE, import};
+use crate::{
+    image::{BUSYBOX, IMAGE, import},
+    traces::{Traces, traces},
+};
 
 /// Nodes under test at once, at most: their ids end where the ones of real nodes begin.
 const NUMBERS: u32 = 64;
@@ -37,6 +39,7 @@ const PROGRAMS: [&str; 6] = ["containerd", "ctr", "runc", "ip", "iptables", "ip6
 pub(crate) struct Node {
     pub(crate) config: Arc<Config>,
     pub(crate) adapter: Arc<Containerd>,
+    has_ended: bool,
     _number: Number,
     _dir: tempfile::TempDir,
 }
@@ -93,6 +96,11 @@ fn bridge(number: u32) -> String {
 
 impl Node {
     pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// With settings that differ from those of the other tests.
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let number = Number::claim();
         let n = number.value;
         let dir = tempfile::tempdir().unwrap();
@@ -106,12 +114,14 @@ impl Node {
         config.sandbox.first_id = 0x6000_0000 + n * 0x40_0000;
         config.sandbox.max = 64;
         config.sandbox.pool = 2;
+        change(&mut config);
         let config = Arc::new(config);
         let adapter = Containerd::start(config.clone()).await.unwrap();
         import(&config, dir.path());
         Self {
             config,
             adapter,
+            has_ended: false,
             _number: number,
             _dir: dir,
         }
@@ -124,33 +134,26 @@ impl Node {
         self.adapter.adopt().await.unwrap()
     }
 
-    pub(crate) async fn end(self) {
-        self.adapter.adopt().await.unwrap();
-        self.adapter.stop().await.unwrap();
-        for class in self.config.class.keys() {
-            remove_groups(&format!("{}/{class}", self.config.containerd.namespace));
+    /// Removes the node, and sees that nothing of it is left.
+    pub(crate) async fn end(mut self) {
+        self.has_ended = true;
+        self.adapter.remove_all().await.unwrap();
+        assert_eq!(traces(&self.config), Traces::new());
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            // The test failed: its thread may wait here for what an end would have done.
+            let removed = tokio::task::block_in_place(|| {
+                tokio::runtime::Handle::current().block_on(self.adapter.remove_all())
+            });
+            eprintln!("removed the node of a test that failed: {removed:?}");
         }
-        remove_groups(&self.config.containerd.namespace);
-        let bridge = &self.config.sandbox.bridge;
-        let _ = Command::new("ip").args(["link", "del", bridge]).output();
-        let subnet = &self.config.sandbox.subnet;
-        let masquerade = ["-s", subnet, "!", "-o", bridge, "-j", "MASQUERADE"];
-        let args = [
-            &["--wait", "-t", "nat", "-D", "POSTROUTING"],
-            &masquerade[..],
-        ]
-        .concat();
-        let _ = Command::new("iptables").args(args).output();
-        for (chain, own) in [("INPUT", "IN"), ("FORWARD", "FW")] {
-            let own = format!("OPR-{own}-{bridge}");
-            let run = |args: &[&str]| drop(Command::new("iptables").args(args).output());
-            for side in ["-i", "-o"] {
-                run(&["--wait", "-D", chain, side, bridge, "-j", &own]);
-            }
-            run(&["--wait", "-F", &own]);
-            run(&["--wait", "-X", &own]);
-        }
-        assert_eq!(leaks(&self.config.run_dir), Vec::<String>::new());
+        // runc keeps the folder of a containerd namespace for good.
+        let runc = Path::new("/run/containerd/runc").join(&self.config.containerd.namespace);
+        let _ = fs::remove_dir(runc);
     }
 }
 
@@ -203,28 +206,4 @@ pub(crate) async fn exit_of(events: &mut broadcast::Receiver<Event>, wanted: &Sa
     tokio::time::timeout(Duration::from_secs(20), wait)
         .await
         .unwrap()
-}
-
-/// Mounts, and folders of sandboxes and slots, beneath `run_dir`.
-pub(crate) fn leaks(run_dir: &Path) -> Vec<String> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let mut all: Vec<_> = mounts
-        .lines()
-        .filter(|line| line.contains(run_dir.to_str().unwrap()))
-        .map(ToOwned::to_owned)
-        .collect();
-    for name in ["sandboxes", "slots"] {
-        let entries = fs::read_dir(run_dir.join(name)).unwrap();
-        all.extend(entries.map(|entry| entry.unwrap().path().display().to_string()));
-    }
-    all
-}
-
-fn remove_groups(path: &str) {
-    for line in fs::read_to_string("/proc/self/mountinfo").unwrap().lines() {
-        if line.contains(" - cgroup") {
-            let root = line.split(' ').nth(4).unwrap();
-            let _ = fs::remove_dir(Path::new(root).join(path));
-        }
-    }
 }

@@ -5,13 +5,14 @@
 )]
 
 use std::{
-    fs,
+    fs, io,
     os::fd::AsFd,
+    process::Command,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
 };
 
-use opr_host::sys::{Holder, enter_network, loopback_up};
+use opr_host::sys::{Holder, enter_network, loopback_up, remove_bridge};
 
 /// Counts and prints what is skipped; `REQUIRE_ALL=1` makes a skip a failure.
 fn is_able() -> bool {
@@ -63,6 +64,27 @@ fn loopback_answers_once_it_is_up() {
         assert_eq!(dial(), Some(101), "ENETUNREACH before");
         loopback_up().unwrap();
         assert_eq!(dial(), Some(111), "ECONNREFUSED after");
+    });
+    work.join().unwrap();
+}
+
+#[test]
+fn a_bridge_that_is_up_is_removed_once_and_then_absent() {
+    if !is_able() {
+        return;
+    }
+    let holder = Holder::new(0x5002_0000, true).unwrap();
+    let netns = fs::File::open(holder.namespace("net")).unwrap();
+    let work = thread::spawn(move || {
+        enter_network(netns.as_fd()).unwrap();
+        let ip = |args: &[&str]| Command::new("ip").args(args).status().unwrap().success();
+        assert!(ip(&["link", "add", "bridge-15-bytes", "type", "bridge"]));
+        assert!(ip(&["link", "set", "bridge-15-bytes", "up"]));
+        remove_bridge("bridge-15-bytes").unwrap();
+        assert!(!ip(&["link", "show", "bridge-15-bytes"]));
+        remove_bridge("bridge-15-bytes").unwrap();
+        let error = remove_bridge("a-name-too-long-").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     });
     work.join().unwrap();
 }

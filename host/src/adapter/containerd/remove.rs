@@ -1,20 +1,62 @@
 //! Removes sandboxes: task, container, file systems, cgroup, slot.
 
-use std::{io, sync::atomic::Ordering};
+use std::{
+    error::Error,
+    io,
+    sync::{Arc, atomic::Ordering},
+};
 
-use super::{Inner, blocking, kernel, lock, table::Held};
+use futures_util::StreamExt;
+
+use super::{Inner, blocking, class_group, kernel, lock, table::Held};
 use crate::{
     adapter::{EngineError, cgroup, rootfs::Folders},
+    config::Config,
     id::{ClassName, SandboxId},
 };
 
+/// Sandboxes removed at once when all are.
+const AT_ONCE: usize = 8;
+
 impl Inner {
+    /// Removes every sandbox, then what all of them shared.
+    pub(super) async fn remove_all(&self) -> Result<(), EngineError> {
+        // Nothing is lost where this fails: what it could not take over is met again below.
+        let adopted = self.adopt().await.map(drop);
+        let ids = self.held.ids();
+        let deleted = futures_util::stream::iter(ids)
+            .map(|id| async move { self.delete(&id).await })
+            .buffer_unordered(AT_ONCE)
+            .collect::<Vec<_>>()
+            .await;
+        let (slots, config) = (self.slots.clone(), self.config.clone());
+        let shared = blocking(move || {
+            let outcomes = [
+                slots.drain(),
+                slots.remove_network(),
+                remove_groups(&config),
+            ];
+            outcomes.into_iter().collect()
+        })
+        .await
+        .map_err(|source| kernel("remove what sandboxes shared", source));
+        let failed = std::iter::once(adopted)
+            .chain(deleted)
+            .chain(std::iter::once(shared))
+            .filter_map(Result::err);
+        all_of(failed.collect())
+    }
+
     pub(super) async fn delete(&self, id: &SandboxId) -> Result<(), EngineError> {
         let Some(held) = self.held.get(id) else {
             return Ok(());
         };
         let _gate = held.gate.lock().await;
-        self.remove(id, &held).await
+        // Whoever held the gate may have removed it, and another may have the name by now.
+        match self.held.get(id) {
+            Some(now) if Arc::ptr_eq(&now, &held) => self.remove(id, &held).await,
+            _ => Ok(()),
+        }
     }
 
     /// Removes what there is of a sandbox: also the undo of a creation that failed.
@@ -55,4 +97,43 @@ impl Inner {
         })
         .await
     }
+}
+
+/// The cgroups of the classes, and the one around them where nobody else is in it.
+fn remove_groups(config: &Config) -> io::Result<()> {
+    let outcomes: Vec<_> = config
+        .class
+        .keys()
+        .map(|class| cgroup::remove(&class_group(config, class)))
+        .collect();
+    outcomes.into_iter().collect::<io::Result<()>>()?;
+    let top = &config.containerd.namespace;
+    if cgroup::children(top).is_empty() {
+        cgroup::remove(top)?;
+    }
+    Ok(())
+}
+
+/// One failure as it is, more than one by their words.
+fn all_of(mut failed: Vec<EngineError>) -> Result<(), EngineError> {
+    match failed.len() {
+        0 => Ok(()),
+        1 => Err(failed.remove(0)),
+        _ => {
+            let words: Vec<_> = failed.iter().map(chain).collect();
+            Err(EngineError::Refused {
+                what: "remove all of the node",
+                message: words.join("; "),
+            })
+        }
+    }
+}
+
+fn chain(error: &EngineError) -> String {
+    let error: &(dyn Error + 'static) = error;
+    let causes = std::iter::successors(Some(error), |error| (**error).source());
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
 }

@@ -37,6 +37,10 @@ impl Table {
         lock(&self.0).get(id).cloned()
     }
 
+    pub(super) fn ids(&self) -> Vec<SandboxId> {
+        lock(&self.0).keys().cloned().collect()
+    }
+
     /// Says whether the place was free.
     pub(super) fn insert(&self, id: &SandboxId, held: &Arc<Held>) -> bool {
         let mut table = lock(&self.0);
