@@ -47,12 +47,7 @@ impl Holder {
         // SAFETY: the child calls only raw system calls that are async-signal-safe, touches no memory
         // but its own stack, and never returns: `hold` diverges.
         let pid = match unsafe { fork() }? {
-            ForkResult::Child => hold(
-                flags,
-                ready_write.as_fd(),
-                alive_read.as_fd(),
-                alive_write.as_fd(),
-            ),
+            ForkResult::Child => hold(flags, ready_write.as_fd(), alive_read.as_fd()),
             ForkResult::Parent { child } => child,
         };
         drop((ready_write, alive_read));
@@ -91,17 +86,29 @@ impl Drop for Holder {
 }
 
 /// What the child of [`Holder::new`] does: unshare, tell the outcome, wait for the end.
-fn hold(flags: UnshareFlags, ready: BorrowedFd, alive: BorrowedFd, own_end: BorrowedFd) -> ! {
+fn hold(flags: UnshareFlags, ready: BorrowedFd, alive: BorrowedFd) -> ! {
+    close_others(ready.as_raw_fd(), alive.as_raw_fd());
     // SAFETY: the file descriptor table is not unshared (no CLONE_FILES), which is the call's one hazard.
     let outcome = unsafe { unshare_unsafe(flags) };
     let errno = outcome.map_or_else(rustix::io::Errno::raw_os_error, |()| 0);
     let _ = rustix::io::write(ready, &errno.to_ne_bytes());
-    // SAFETY: the descriptor is this process's own copy, which nothing uses afterwards: without
-    // closing it the child would keep its own pipe open and never see the end.
-    unsafe { libc::close(own_end.as_raw_fd()) };
     let _ = rustix::io::read(alive, &mut [0; 1]);
     // SAFETY: _exit takes an integer and runs no handlers of the copied process.
     unsafe { libc::_exit(0) }
+}
+
+/// Closes all descriptors of the child but two. A copy of a pipe's end would keep from its reader that
+/// the writer is gone: the child's own pipe, and those of programs that other threads run.
+///
+/// Source: close_range(2), Linux 5.9.
+fn close_others(one: i32, other: i32) {
+    let (low, high) = (one.min(other), one.max(other));
+    for (first, last) in [(0, low - 1), (low + 1, high - 1), (high + 1, i32::MAX)] {
+        if first <= last {
+            // SAFETY: the call takes integers; nothing in the child uses the descriptors it closes.
+            unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        }
+    }
 }
 
 /// Moves the calling thread into the network namespace behind `netns`.

@@ -5,11 +5,13 @@
 )]
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read},
     os::fd::AsFd,
     process::Command,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
+    time::{Duration, Instant},
 };
 
 use opr_host::sys::{Holder, enter_network, loopback_up, remove_bridge};
@@ -45,6 +47,24 @@ fn a_holder_has_its_own_ids_and_a_network_that_it_owns() {
     let path = holder.namespace("net");
     drop(holder);
     assert!(fs::read_link(path).is_err());
+}
+
+#[test]
+fn a_holder_keeps_nobody_elses_pipe_open() {
+    if !is_able() {
+        return;
+    }
+    let (mut reader, writer) = io::pipe().unwrap();
+    let holder = Holder::new(0x5003_0000, false).unwrap();
+    drop(writer);
+    let read = thread::spawn(move || reader.read(&mut [0]).unwrap());
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !read.is_finished() && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert!(read.is_finished(), "the end of the pipe was not told");
+    assert_eq!(read.join().unwrap(), 0);
+    assert!(fs::read_link(holder.namespace("user")).is_ok());
 }
 
 #[test]
