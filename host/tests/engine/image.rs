@@ -83,9 +83,9 @@ fn layer() -> Vec<u8> {
         b"root:x:0:0::/root:/bin/sh\n",
     );
     for name in [
-        "sh", "httpd", "id", "cat", "mount", "touch", "sleep", "wget", "ls", "dd", "unshare", "nc",
-        "ip", "env", "tail", "stat", "ping", "timeout", "sysctl", "stty", "tty", "seq", "true",
-        "sync",
+        "sh", "echo", "httpd", "id", "cat", "mount", "touch", "sleep", "wget", "ls", "dd",
+        "unshare", "nc", "ip", "env", "tail", "stat", "ping", "timeout", "sysctl", "stty", "tty",
+        "seq", "true", "sync",
     ] {
         let mut header = tar::Header::new_ustar();
         header.set_entry_type(tar::EntryType::Symlink);
@@ -116,7 +116,7 @@ fn text(path: &Path) -> &str {
 }
 
 #[track_caller]
-fn run(program: &str, args: &[&str]) {
+pub(crate) fn run(program: &str, args: &[&str]) {
     let output = Command::new(program).args(args).output().unwrap();
     assert!(
         output.status.success(),

@@ -6,6 +6,7 @@
 
 mod adapter;
 mod image;
+mod network;
 mod node;
 mod remove;
 mod traces;

@@ -40,7 +40,7 @@ pub(crate) struct Node {
     pub(crate) config: Arc<Config>,
     pub(crate) adapter: Arc<Containerd>,
     has_ended: bool,
-    _number: Number,
+    number: Number,
     _dir: tempfile::TempDir,
 }
 
@@ -122,9 +122,14 @@ impl Node {
             config,
             adapter,
             has_ended: false,
-            _number: number,
+            number,
             _dir: dir,
         }
+    }
+
+    /// Tells this node from the others under test: at most two digits.
+    pub(crate) fn number(&self) -> u32 {
+        self.number.value
     }
 
     /// The same node after a restart of the daemon.
