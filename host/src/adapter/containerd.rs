@@ -182,9 +182,9 @@ impl Adapter for Containerd {
         tokio::spawn(async move {
             let id = spec.id.clone();
             if let Err(Ok(_)) = answer.send(inner.create(spec).await)
-                && let Err(error) = inner.delete(&id).await
+                && let Some(held) = inner.held.get(&id)
             {
-                tracing::error!(%error, sandbox = %id, "abandoned sandbox was not removed");
+                inner.delete_later(id, held);
             }
         });
         sandbox.await.unwrap_or_else(|_| {

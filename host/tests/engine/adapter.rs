@@ -2,23 +2,12 @@
 
 use std::{io, time::Duration};
 
-use opr_host::{
-    adapter::{Adapter, CreateError, Event, Mount, Source},
-    id::SandboxId,
-};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use opr_host::adapter::{Adapter, CreateError, Event};
 
 use crate::{
-    node::{Node, exit_of, is_able, output_of, sandbox},
+    node::{Node, SERVER, exit_of, fetch, is_able, output_of, sandbox, tmp},
     traces::traces,
 };
-
-const SERVER: [&str; 4] = [
-    "sh",
-    "-c",
-    "echo began; exec httpd -f -p 3000 -h /etc",
-    "sh",
-];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn makes_dials_adopts_and_deletes_without_a_trace() {
@@ -64,11 +53,7 @@ async fn a_sandbox_sees_little_and_may_little() {
         unshare -U true 2>/dev/null || echo no-userns; ls /sys/class/net; stat -c %u /bin/busybox; \
         ls /sys/fs/cgroup; cat /etc/hostname";
     let mut spec = sandbox("view", "function", &["sh", "-c", script]);
-    spec.mounts = vec![Mount {
-        source: Source::Scratch("tmp".into()),
-        target: "/tmp".into(),
-        is_writable: true,
-    }];
+    spec.mounts = vec![tmp()];
     spec.env = vec![("FROM".into(), "spec".into())];
     let seen = output_of(&node, spec).await;
     println!("{seen}");
@@ -129,26 +114,4 @@ async fn tells_of_exits_and_of_memory_and_undoes_what_fails() {
     left.retain(|folder| folder.contains("/sandboxes/"));
     assert_eq!(left, Vec::<String>::new());
     node.end().await;
-}
-
-async fn fetch(node: &Node, id: &SandboxId) -> String {
-    let connect = async {
-        loop {
-            match node.adapter.dial(id, 3000).await {
-                Ok(stream) => return stream,
-                Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused),
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    let mut stream = tokio::time::timeout(Duration::from_secs(10), connect)
-        .await
-        .unwrap();
-    stream
-        .write_all(b"GET /passwd HTTP/1.0\r\n\r\n")
-        .await
-        .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer
 }

@@ -5,6 +5,7 @@
 )]
 
 mod adapter;
+mod containerd;
 mod image;
 mod network;
 mod node;

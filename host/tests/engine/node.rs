@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, io,
     os::{
         linux::net::SocketAddrExt,
         unix::{
@@ -19,11 +19,14 @@ use std::{
 };
 
 use opr_host::{
-    adapter::{Adapter, Containerd, Event, Sandbox, SandboxSpec},
+    adapter::{Adapter, Containerd, Event, Mount, Sandbox, SandboxSpec, Source},
     config::{Config, Limits},
     id::{ClassName, SandboxId},
 };
-use tokio::sync::broadcast;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::broadcast,
+};
 
 use crate::{
     image::{BUSYBOX, IMAGE, import},
@@ -34,6 +37,14 @@ use crate::{
 const NUMBERS: u32 = 64;
 
 const PROGRAMS: [&str; 6] = ["containerd", "ctr", "runc", "ip", "iptables", "ip6tables"];
+
+/// Says that it began, then serves `/etc` on port 3000.
+pub(crate) const SERVER: [&str; 4] = [
+    "sh",
+    "-c",
+    "echo began; exec httpd -f -p 3000 -h /etc",
+    "sh",
+];
 
 /// A running node; its containerd is ended by `end`.
 pub(crate) struct Node {
@@ -182,6 +193,15 @@ pub(crate) fn sandbox(id: &str, class: &str, command: &[&str]) -> SandboxSpec {
     }
 }
 
+/// `/tmp`, writable, in the sandbox's own tmpfs.
+pub(crate) fn tmp() -> Mount {
+    Mount {
+        source: Source::Scratch("tmp".into()),
+        target: "/tmp".into(),
+        is_writable: true,
+    }
+}
+
 /// All that the main process wrote, once it has ended.
 pub(crate) async fn output_of(node: &Node, spec: SandboxSpec) -> String {
     let mut events = node.adapter.events();
@@ -211,4 +231,27 @@ pub(crate) async fn exit_of(events: &mut broadcast::Receiver<Event>, wanted: &Sa
     tokio::time::timeout(Duration::from_secs(20), wait)
         .await
         .unwrap()
+}
+
+/// What [`SERVER`] answers, once it listens.
+pub(crate) async fn fetch(node: &Node, id: &SandboxId) -> String {
+    let connect = async {
+        loop {
+            match node.adapter.dial(id, 3000).await {
+                Ok(stream) => return stream,
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused),
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let mut stream = tokio::time::timeout(Duration::from_secs(10), connect)
+        .await
+        .unwrap();
+    stream
+        .write_all(b"GET /passwd HTTP/1.0\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
 }

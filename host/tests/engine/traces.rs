@@ -109,13 +109,12 @@ fn processes(config: &Config) -> Vec<String> {
             continue;
         }
         let read = |name| fs::read(entry.path().join(name)).unwrap_or_default();
-        let known = [read("cmdline"), read("cgroup")].concat();
-        let known = String::from_utf8_lossy(&known).replace('\0', " ");
-        if names.iter().any(|name| known.contains(name)) {
-            found.push(format!(
-                "{pid} {}",
-                known.lines().next().unwrap_or_default()
-            ));
+        let text = |name| String::from_utf8_lossy(&read(name)).replace('\0', " ");
+        let (command, groups) = (text("cmdline"), text("cgroup"));
+        let is_known = |name: &&str| command.contains(*name) || groups.contains(*name);
+        // One without arguments has ended, and waits for its parent's notice.
+        if !command.is_empty() && names.iter().any(is_known) {
+            found.push(format!("{pid} {command}"));
         }
     }
     found

@@ -28,7 +28,10 @@ use crate::{
 const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 
 impl Inner {
-    pub(super) async fn create(&self, spec: SandboxSpec) -> Result<Sandbox, CreateError> {
+    pub(super) async fn create(
+        self: &Arc<Self>,
+        spec: SandboxSpec,
+    ) -> Result<Sandbox, CreateError> {
         let id = spec.id.clone();
         let Some(class) = self.config.class.get(&spec.class).cloned() else {
             return Err(CreateError::Class { class: spec.class });
@@ -42,7 +45,8 @@ impl Inner {
         if made.is_err()
             && let Err(error) = self.remove(&id, &held).await
         {
-            tracing::error!(%error, sandbox = %id, "failed sandbox was not undone");
+            tracing::warn!(%error, sandbox = %id, "failed sandbox is undone later");
+            self.delete_later(id, held.clone());
         }
         drop(gate);
         made

@@ -4,9 +4,11 @@ use std::{
     error::Error,
     io,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use futures_util::StreamExt;
+use tokio::time;
 
 use super::{Inner, blocking, class_group, kernel, lock, table::Held};
 use crate::{
@@ -17,6 +19,8 @@ use crate::{
 
 /// Sandboxes removed at once when all are.
 const AT_ONCE: usize = 8;
+/// Between two attempts to undo a creation: the first, and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
 impl Inner {
     /// Removes every sandbox, then what all of them shared.
@@ -48,15 +52,38 @@ impl Inner {
     }
 
     pub(super) async fn delete(&self, id: &SandboxId) -> Result<(), EngineError> {
-        let Some(held) = self.held.get(id) else {
-            return Ok(());
-        };
+        match self.held.get(id) {
+            Some(held) => self.delete_held(id, &held).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn delete_held(&self, id: &SandboxId, held: &Arc<Held>) -> Result<(), EngineError> {
         let _gate = held.gate.lock().await;
         // Whoever held the gate may have removed it, and another may have the name by now.
         match self.held.get(id) {
-            Some(now) if Arc::ptr_eq(&now, &held) => self.remove(id, &held).await,
+            Some(now) if Arc::ptr_eq(&now, held) => self.remove(id, held).await,
             _ => Ok(()),
         }
+    }
+
+    /// Deletes in the background, until it succeeds, what nobody else knows of.
+    pub(super) fn delete_later(self: &Arc<Self>, id: SandboxId, held: Arc<Held>) {
+        let inner = Arc::downgrade(self);
+        tokio::spawn(async move {
+            let mut pause = PAUSE.0;
+            while let Some(inner) = inner.upgrade() {
+                match inner.delete_held(&id, &held).await {
+                    Ok(()) => return,
+                    Err(error) => {
+                        tracing::error!(%error, sandbox = %id, "failed sandbox was not undone");
+                    }
+                }
+                drop(inner);
+                time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE.1);
+            }
+        });
     }
 
     /// Removes what there is of a sandbox: also the undo of a creation that failed.
