@@ -66,6 +66,25 @@ pub(super) fn remove(path: &str) -> io::Result<()> {
         .try_for_each(|root| remove_dir(&root.join(path)))
 }
 
+/// Whether the kernel has killed a process of this cgroup for want of memory.
+///
+/// Source: `oom_kill` of `memory.events` (cgroup-v2.rst) and of `memory.oom_control` (Linux 4.13).
+pub(super) fn has_run_out_of_memory(path: &str) -> bool {
+    let path = path.trim_start_matches('/');
+    mounts()
+        .iter()
+        .flat_map(|root| {
+            ["memory.events", "memory.oom_control"].map(|name| root.join(path).join(name))
+        })
+        .filter_map(|file| fs::read_to_string(file).ok())
+        .any(|text| {
+            let mut counts = text
+                .lines()
+                .filter_map(|line| line.strip_prefix("oom_kill "));
+            counts.any(|count| count.trim() != "0")
+        })
+}
+
 /// The names of the cgroups right under `path`.
 pub(super) fn children(path: &str) -> Vec<String> {
     let path = path.trim_start_matches('/');

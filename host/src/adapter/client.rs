@@ -18,6 +18,8 @@ use super::EngineError;
 
 /// Lists carry each container's whole spec.
 const MAX_ANSWER: usize = 256 * 1024 * 1024;
+/// The exit code of what SIGKILL ended.
+pub(super) const KILLED: u32 = 137;
 /// A task that was killed ends within this, or is stuck in the kernel.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -110,7 +112,8 @@ impl Client {
     }
 
     /// Kills the task, waits until it has ended, and removes it. Its pid namespace ends all else in it.
-    pub(super) async fn remove_task(&self, id: &str) -> Result<(), EngineError> {
+    /// Answers its exit code; 137 where it was gone.
+    pub(super) async fn remove_task(&self, id: &str) -> Result<u32, EngineError> {
         let container_id = id.to_owned();
         let kill = KillRequest {
             container_id: container_id.clone(),
@@ -129,8 +132,8 @@ impl Client {
         };
         let mut tasks = self.tasks();
         let ended = tasks.wait(self.request(wait));
-        match tokio::time::timeout(EXIT_TIMEOUT, ended).await {
-            Ok(answer) => found("wait for the task", answer).map(drop)?,
+        let exit = match tokio::time::timeout(EXIT_TIMEOUT, ended).await {
+            Ok(answer) => found("wait for the task", answer)?,
             Err(_) => {
                 let message = format!("it still runs {EXIT_TIMEOUT:?} after SIGKILL");
                 return Err(EngineError::Refused {
@@ -138,13 +141,13 @@ impl Client {
                     message,
                 });
             }
-        }
+        };
         let request = DeleteTaskRequest { container_id };
         found(
             "delete the task",
             self.tasks().delete(self.request(request)).await,
-        )
-        .map(drop)
+        )?;
+        Ok(exit.map_or(KILLED, |exit| exit.exit_status))
     }
 
     fn containers(&self) -> ContainersClient<Channel> {

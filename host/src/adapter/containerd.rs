@@ -62,7 +62,6 @@ struct Inner {
     slots: Arc<Slots>,
     dialer: Dialer,
     held: Arc<Table>,
-    events: broadcast::Sender<Event>,
 }
 
 impl Containerd {
@@ -93,12 +92,11 @@ impl Containerd {
             .map_err(|source| kernel("make the slots' folder", source))?;
         let dialer = Dialer::start().map_err(|source| kernel("start a thread", source))?;
         let events = broadcast::Sender::new(EVENTS);
-        let held = Arc::new(Table::default());
+        let held = Arc::new(Table::new(events));
         let (is_live, mut live) = watch::channel(false);
         let follow = Watch {
             client: client.clone(),
             known: held.clone(),
-            events: events.clone(),
             is_live,
         };
         let watch = tokio::spawn(follow.run());
@@ -109,7 +107,6 @@ impl Containerd {
             slots: Arc::new(slots),
             dialer,
             held,
-            events,
         };
         let started = Self {
             inner: Arc::new(inner),
@@ -241,7 +238,7 @@ impl Adapter for Containerd {
     }
 
     fn events(&self) -> broadcast::Receiver<Event> {
-        self.inner.events.subscribe()
+        self.inner.held.events.subscribe()
     }
 }
 

@@ -8,12 +8,12 @@ use containerd_client::{
     types::{Envelope, v1::Status},
 };
 use prost_types::Any;
-use tokio::{
-    sync::{broadcast, watch},
-    time,
-};
+use tokio::{sync::watch, time};
 
-use super::{EngineError, Event, client::Client};
+use super::{
+    EngineError,
+    client::{Client, KILLED},
+};
 use crate::id::SandboxId;
 
 /// Published by the host to itself: containerd sends the head of its answer with the first event only.
@@ -21,19 +21,20 @@ const PROBE: &str = "/opr/probe";
 const PROBE_PAUSE: Duration = Duration::from_millis(20);
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Which sandboxes are known, and whether the exit of one was told.
+/// Which sandboxes are known, and who is told what becomes of them.
 pub(super) trait Known: Send + Sync + 'static {
     /// The sandboxes whose exit was not told yet.
     fn running(&self) -> BTreeSet<SandboxId>;
-    /// Notes an exit; says whether it is the first word of it.
-    fn note_exit(&self, id: &SandboxId) -> bool;
+    /// A sandbox ended. The same may be said more than once.
+    fn exited(self: &Arc<Self>, id: SandboxId, code: u32);
+    /// The kernel killed a process of a sandbox for want of memory.
+    fn out_of_memory(&self, id: SandboxId);
 }
 
 /// Follows containerd's events for the life of the process, from one connection to the next.
 pub(super) struct Watch<K> {
     pub(super) client: Client,
     pub(super) known: Arc<K>,
-    pub(super) events: broadcast::Sender<Event>,
     /// Whether events arrive now.
     pub(super) is_live: watch::Sender<bool>,
 }
@@ -96,10 +97,12 @@ impl<K: Known> Watch<K> {
         let tasks = self.client.tasks_here().await?;
         for id in running {
             match tasks.get(id.as_str()) {
-                Some(task) if task.status() == Status::Stopped => self.exited(id, task.exit_status),
+                Some(task) if task.status() == Status::Stopped => {
+                    self.known.exited(id, task.exit_status)
+                }
                 Some(_) => {}
                 // containerd no longer knows the task: its shim was killed.
-                None => self.exited(id, 137),
+                None => self.known.exited(id, KILLED),
             }
         }
         Ok(())
@@ -117,7 +120,7 @@ impl<K: Known> Watch<K> {
                 // Other processes of the sandbox have a name of their own.
                 Ok(exit) if exit.id == exit.container_id => {
                     if let Ok(id) = SandboxId::try_new(exit.container_id) {
-                        self.exited(id, exit.exit_status);
+                        self.known.exited(id, exit.exit_status);
                     }
                 }
                 _ => {}
@@ -125,17 +128,10 @@ impl<K: Known> Watch<K> {
             "/tasks/oom" => {
                 let id = event.to_msg::<TaskOom>().ok().map(|oom| oom.container_id);
                 if let Some(id) = id.and_then(|id| SandboxId::try_new(id).ok()) {
-                    let _ = self.events.send(Event::OutOfMemory { id });
+                    self.known.out_of_memory(id);
                 }
             }
             _ => {}
-        }
-    }
-
-    fn exited(&self, id: SandboxId, code: u32) {
-        if self.known.note_exit(&id) {
-            // Nobody listening is not an error.
-            let _ = self.events.send(Event::Exited { id, code });
         }
     }
 }

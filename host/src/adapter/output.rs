@@ -80,6 +80,24 @@ impl Output {
         self.lock().is_closed
     }
 
+    /// Returns when the sandbox's output has ended.
+    pub(super) async fn ended(&self) {
+        let mut feed = {
+            let state = self.lock();
+            if state.is_closed {
+                return;
+            }
+            self.feed.subscribe()
+        };
+        loop {
+            match feed.recv().await {
+                Ok(chunk) if chunk.is_empty() => return,
+                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return,
+            }
+        }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

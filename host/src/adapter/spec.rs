@@ -88,7 +88,7 @@ pub(super) fn spec(parts: &Parts) -> serde_json::Result<Spec> {
 
 /// Limits as containerd's `Update` takes them.
 pub(super) fn limits(limits: &Limits) -> serde_json::Result<LinuxResources> {
-    serde_json::from_value(json!({ "cpu": cpu(limits, 0), "memory": memory(limits) }))
+    serde_json::from_value(json!({ "cpu": cpu(limits), "memory": memory(limits) }))
 }
 
 fn process(parts: &Parts) -> Value {
@@ -243,7 +243,7 @@ fn mapping(slot: &Slot) -> Value {
 fn resources(parts: &Parts) -> Value {
     let mut resources = json!({
         "devices": devices(),
-        "cpu": cpu(&parts.sandbox.limits, parts.class.cpu_weight),
+        "cpu": cpu(&parts.sandbox.limits),
         "pids": { "limit": parts.class.pids_max },
     });
     if parts.sandbox.limits.memory_bytes > 0 {
@@ -264,9 +264,9 @@ fn devices() -> Value {
     Value::Array(all)
 }
 
-fn cpu(limits: &Limits, _weight: u64) -> Value {
+fn cpu(limits: &Limits) -> Value {
     if limits.cpus <= 0.0 {
-        return json!({});
+        return json!({ "quota": -1, "period": CPU_PERIOD });
     }
     #[expect(
         clippy::cast_possible_truncation,

@@ -11,6 +11,7 @@ use rustix::fs::{FileType, Mode};
 use tokio::{
     io::AsyncReadExt,
     net::unix::pipe::{OpenOptions, Receiver, Sender},
+    task::JoinHandle,
 };
 
 use super::Output;
@@ -46,9 +47,9 @@ impl Stdio {
         Ok(())
     }
 
-    /// Reads the FIFOs until the last writer is gone. The senders keep them open until containerd's
-    /// shim has opened its own end; drop them then.
-    pub(super) fn read(&self) -> io::Result<(Arc<Output>, Vec<Sender>)> {
+    /// Reads the FIFOs until the last writer or the reader is gone. The senders keep them open until
+    /// containerd's shim has opened its own end; drop them then.
+    pub(super) fn read(&self) -> io::Result<(Reader, Vec<Sender>)> {
         let mut receivers = Vec::new();
         let mut senders = Vec::new();
         for path in self.paths() {
@@ -63,16 +64,32 @@ impl Stdio {
     }
 }
 
+/// Reads one sandbox's FIFOs until it is dropped.
+#[derive(Debug)]
+pub(super) struct Reader {
+    pub(super) output: Arc<Output>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.task.abort();
+        if !self.output.is_closed() {
+            self.output.close();
+        }
+    }
+}
+
 /// Ends when all writers are gone; the last one closes the output.
-fn pump(receivers: Vec<Receiver>) -> Arc<Output> {
+fn pump(receivers: Vec<Receiver>) -> Reader {
     let output = Arc::new(Output::new(KEPT));
     let feed = Arc::clone(&output);
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         let reads = receivers.into_iter().map(|receiver| copy(receiver, &feed));
         futures_util::future::join_all(reads).await;
         feed.close();
     });
-    output
+    Reader { output, task }
 }
 
 async fn copy(mut receiver: Receiver, output: &Output) {

@@ -85,7 +85,7 @@ fn layer() -> Vec<u8> {
     for name in [
         "sh", "echo", "httpd", "id", "cat", "mount", "touch", "sleep", "wget", "ls", "dd",
         "unshare", "nc", "ip", "env", "tail", "stat", "ping", "timeout", "sysctl", "stty", "tty",
-        "seq", "true", "sync",
+        "seq", "true", "sync", "mkdir",
     ] {
         let mut header = tar::Header::new_ustar();
         header.set_entry_type(tar::EntryType::Symlink);

@@ -6,7 +6,9 @@
 
 mod adapter;
 mod containerd;
+mod files;
 mod image;
+mod limits;
 mod network;
 mod node;
 mod remove;

@@ -54,10 +54,12 @@ impl Inner {
         let slot = self.slots.adopt(index).ok()?;
         let folders = Folders::new(&self.config, id);
         // The shim holds the other ends: the senders are not needed.
-        let (output, _) = Stdio::new(&folders.dir, terminal).read().ok()?;
-        let held = Held::new(class);
+        let (reader, _) = Stdio::new(&folders.dir, terminal).read().ok()?;
+        let held = Held::new(self.sandbox_group(&class, id));
         *lock(&held.network) = Some(slot.net.map(|(_, netns)| netns));
         *lock(&held.slot) = Some(index);
+        let output = reader.output.clone();
+        *lock(&held.reader) = Some(reader);
         held.has_started.store(true, Ordering::SeqCst);
         self.held.insert(id, &Arc::new(held));
         let scratch = folders.scratch();
@@ -79,7 +81,7 @@ impl Inner {
             .and_then(|name| ClassName::try_new(name.clone()).ok());
         let Some(class) = class else { return Ok(()) };
         // Its slot is destroyed by the sweep.
-        self.remove_remains(id, &class, None)
+        self.remove_remains(id, &self.sandbox_group(&class, id), None)
             .await
             .map_err(|source| kernel("remove what a sandbox had", source))
     }

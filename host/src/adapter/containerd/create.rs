@@ -17,8 +17,11 @@ use prost_types::Any;
 use super::{CLASS, Inner, SLOT, TERMINAL, blocking, lock, table::Held};
 use crate::{
     adapter::{
-        CreateError, CreatePhases, EngineError, Output, Sandbox, SandboxSpec, rootfs::Folders,
-        slots::Slot, spec, stdio::Stdio,
+        CreateError, CreatePhases, EngineError, Sandbox, SandboxSpec,
+        rootfs::Folders,
+        slots::Slot,
+        spec,
+        stdio::{Reader, Stdio},
     },
     config::Class,
     id::SandboxId,
@@ -36,7 +39,7 @@ impl Inner {
         let Some(class) = self.config.class.get(&spec.class).cloned() else {
             return Err(CreateError::Class { class: spec.class });
         };
-        let held = Arc::new(Held::new(spec.class.clone()));
+        let held = Arc::new(Held::new(self.sandbox_group(&spec.class, &id)));
         let gate = held.gate.lock().await;
         if !self.held.insert(&id, &held) {
             return Err(CreateError::Exists { id });
@@ -64,10 +67,12 @@ impl Inner {
         let (slot, user) = self.prepare(spec, class, (&image, layers), held).await?;
         let phase_sandbox = began.elapsed();
         let folders = Folders::new(&self.config, id);
-        let output = self
+        let reader = self
             .make_task(spec, class, &folders, (&image, &slot, user))
             .await?;
         let phase_create = began.elapsed() - phase_sandbox;
+        let output = reader.output.clone();
+        *lock(&held.reader) = Some(reader);
         held.has_started.store(true, Ordering::SeqCst);
         self.client
             .start_task(id.as_str())
@@ -147,7 +152,7 @@ impl Inner {
         class: &Class,
         folders: &Folders,
         (image, slot, user): (&Image, &Slot, (u32, u32)),
-    ) -> Result<Arc<Output>, CreateError> {
+    ) -> Result<Reader, CreateError> {
         let id = &spec.id;
         let engine = |source| CreateError::Engine {
             id: id.clone(),
@@ -175,7 +180,7 @@ impl Inner {
             .await
             .map_err(engine)?;
         let stdio = Stdio::new(&folders.dir, spec.terminal);
-        let (output, senders) = stdio.read().map_err(|source| CreateError::Prepare {
+        let (reader, senders) = stdio.read().map_err(|source| CreateError::Prepare {
             id: id.clone(),
             step: "its output",
             source,
@@ -198,7 +203,7 @@ impl Inner {
         let created = self.client.create_task(task).await;
         drop(senders);
         created.map_err(|source| wrong_command(id, source))?;
-        Ok(output)
+        Ok(reader)
     }
 }
 

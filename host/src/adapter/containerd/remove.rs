@@ -14,7 +14,7 @@ use super::{Inner, blocking, class_group, kernel, lock, table::Held};
 use crate::{
     adapter::{EngineError, cgroup, rootfs::Folders},
     config::Config,
-    id::{ClassName, SandboxId},
+    id::SandboxId,
 };
 
 /// Sandboxes removed at once when all are.
@@ -92,11 +92,15 @@ impl Inner {
             self.held.remove(id);
             return Ok(());
         }
-        lock(&held.network).take();
-        self.client.remove_task(id.as_str()).await?;
+        let has_run = lock(&held.network).take().is_some();
+        let code = self.client.remove_task(id.as_str()).await?;
+        if has_run {
+            // The engine's word of it may come when the sandbox is no longer known.
+            self.held.tell_exit(id, held, code).await;
+        }
         self.client.delete_container(id.as_str()).await?;
         let slot = *lock(&held.slot);
-        self.remove_remains(id, &held.class, slot)
+        self.remove_remains(id, &held.group, slot)
             .await
             .map_err(|source| kernel("remove what a sandbox had", source))?;
         lock(&held.slot).take();
@@ -107,11 +111,11 @@ impl Inner {
     pub(super) async fn remove_remains(
         &self,
         id: &SandboxId,
-        class: &ClassName,
+        group: &str,
         slot: Option<u32>,
     ) -> io::Result<()> {
         let folders = Folders::new(&self.config, id);
-        let group = self.sandbox_group(class, id);
+        let group = group.to_owned();
         let slots = self.slots.clone();
         blocking(move || {
             // Each is tried, whatever became of the one before.

@@ -1,4 +1,4 @@
-//! The sandboxes that this process knows.
+//! The sandboxes that this process knows, and what is told of them.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -7,43 +7,68 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{OnceCell, broadcast},
+    time,
 };
 
 use super::lock;
 use crate::{
-    adapter::events::Known,
-    id::{ClassName, SandboxId},
+    adapter::{Event, cgroup, events::Known, stdio::Reader},
+    id::SandboxId,
 };
 
+/// How long the word of an exit waits for the end of the output. It is there already as a rule.
+const OUTPUT_LIMIT: Duration = Duration::from_millis(500);
+
 /// The sandboxes that this process knows.
-#[derive(Debug, Default)]
-pub(super) struct Table(Mutex<HashMap<SandboxId, Arc<Held>>>);
+#[derive(Debug)]
+pub(super) struct Table {
+    held: Mutex<HashMap<SandboxId, Arc<Held>>>,
+    pub(super) events: broadcast::Sender<Event>,
+}
 
 /// What is known of one sandbox.
 #[derive(Debug)]
 pub(super) struct Held {
-    pub(super) class: ClassName,
+    /// Its cgroup.
+    pub(super) group: String,
     /// Held while the sandbox is made or removed: one of them at a time.
     pub(super) gate: tokio::sync::Mutex<()>,
     /// `None` until the sandbox runs; its network is `None` for outbound `host`.
     pub(super) network: Mutex<Option<Option<Arc<OwnedFd>>>>,
     pub(super) slot: Mutex<Option<u32>>,
+    /// What reads its output. It goes with the sandbox.
+    pub(super) reader: Mutex<Option<Reader>>,
     pub(super) has_started: AtomicBool,
-    pub(super) has_exited: AtomicBool,
+    /// Whether a kill for want of memory was told.
+    is_short: AtomicBool,
+    /// Set once the exit was told.
+    exit: OnceCell<()>,
 }
 
 impl Table {
+    pub(super) fn new(events: broadcast::Sender<Event>) -> Self {
+        Self {
+            held: Mutex::default(),
+            events,
+        }
+    }
+
     pub(super) fn get(&self, id: &SandboxId) -> Option<Arc<Held>> {
-        lock(&self.0).get(id).cloned()
+        lock(&self.held).get(id).cloned()
     }
 
     pub(super) fn ids(&self) -> Vec<SandboxId> {
-        lock(&self.0).keys().cloned().collect()
+        lock(&self.held).keys().cloned().collect()
     }
 
     /// Says whether the place was free.
     pub(super) fn insert(&self, id: &SandboxId, held: &Arc<Held>) -> bool {
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.held);
         let is_free = !table.contains_key(id);
         if is_free {
             table.insert(id.clone(), held.clone());
@@ -52,16 +77,43 @@ impl Table {
     }
 
     pub(super) fn remove(&self, id: &SandboxId) {
-        lock(&self.0).remove(id);
+        lock(&self.held).remove(id);
+    }
+
+    /// Tells an exit once, after the sandbox's last words and after its want of memory.
+    /// Returns when it was told, whoever came first.
+    pub(super) async fn tell_exit(&self, id: &SandboxId, held: &Held, code: u32) {
+        let tell = async || {
+            let output = lock(&held.reader)
+                .as_ref()
+                .map(|reader| reader.output.clone());
+            if let Some(output) = output {
+                // A process that left the sandbox's own group may hold the output for longer.
+                let _ = time::timeout(OUTPUT_LIMIT, output.ended()).await;
+            }
+            // The engine's own word of it comes by another way, and may be late or lost.
+            if cgroup::has_run_out_of_memory(&held.group)
+                && !held.is_short.swap(true, Ordering::SeqCst)
+            {
+                self.tell(Event::OutOfMemory { id: id.clone() });
+            }
+            let id = id.clone();
+            self.tell(Event::Exited { id, code });
+        };
+        held.exit.get_or_init(tell).await;
+    }
+
+    fn tell(&self, event: Event) {
+        // Nobody listening is not an error.
+        let _ = self.events.send(event);
     }
 }
 
 impl Known for Table {
     fn running(&self) -> BTreeSet<SandboxId> {
-        let is_running = |held: &Held| {
-            held.has_started.load(Ordering::SeqCst) && !held.has_exited.load(Ordering::SeqCst)
-        };
-        let table = lock(&self.0);
+        let is_running =
+            |held: &Held| held.has_started.load(Ordering::SeqCst) && !held.exit.initialized();
+        let table = lock(&self.held);
         table
             .iter()
             .filter(|(_, held)| is_running(held))
@@ -69,21 +121,33 @@ impl Known for Table {
             .collect()
     }
 
-    fn note_exit(&self, id: &SandboxId) -> bool {
-        self.get(id)
-            .is_some_and(|held| !held.has_exited.swap(true, Ordering::SeqCst))
+    fn exited(self: &Arc<Self>, id: SandboxId, code: u32) {
+        let Some(held) = self.get(&id) else { return };
+        let table = self.clone();
+        // It may wait a little, which the events of others must not.
+        tokio::spawn(async move { table.tell_exit(&id, &held, code).await });
+    }
+
+    fn out_of_memory(&self, id: SandboxId) {
+        let Some(held) = self.get(&id) else { return };
+        // What comes after the exit was told with it.
+        if !held.is_short.swap(true, Ordering::SeqCst) || !held.exit.initialized() {
+            self.tell(Event::OutOfMemory { id });
+        }
     }
 }
 
 impl Held {
-    pub(super) fn new(class: ClassName) -> Self {
+    pub(super) fn new(group: String) -> Self {
         Self {
-            class,
+            group,
             gate: tokio::sync::Mutex::default(),
             network: Mutex::default(),
             slot: Mutex::default(),
+            reader: Mutex::default(),
             has_started: AtomicBool::default(),
-            has_exited: AtomicBool::default(),
+            is_short: AtomicBool::default(),
+            exit: OnceCell::new(),
         }
     }
 }

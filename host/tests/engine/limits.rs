@@ -1,0 +1,189 @@
+//! Limits: set at birth, changed while running, and what happens at them.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use opr_host::{
+    adapter::{Adapter, EngineError, Event},
+    config::{Config, Limits},
+    id::{ClassName, SandboxId},
+};
+use tokio::sync::broadcast;
+
+use crate::node::{Node, SERVER, fetch, is_able, sandbox};
+
+const MIB: u64 = 1 << 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_of_a_running_sandbox_change_at_once() {
+    if !is_able() {
+        return;
+    }
+    let node = Node::start().await;
+    let server = sandbox("server", "function", &SERVER);
+    node.adapter.create(server.clone()).await.unwrap();
+    let check = async |cpus: f64, mib: u64, expected: &str| {
+        let limits = Limits {
+            cpus,
+            memory_bytes: mib * MIB,
+        };
+        node.adapter.update(&server.id, limits).await.unwrap();
+        assert_eq!(limits_of(&node.config, "function/server"), expected);
+    };
+    let born = limits_of(&node.config, "function/server");
+    assert_eq!(born, "cpu 100000 memory 67108864");
+    check(0.5, 32, "cpu 50000 memory 33554432").await;
+    check(2.0, 256, "cpu 200000 memory 268435456").await;
+    check(0.0, 0, "cpu none memory none").await;
+    check(1.0, 64, "cpu 100000 memory 67108864").await;
+    fetch(&node, &server.id).await;
+
+    node.adapter.delete(&server.id).await.unwrap();
+    let error = node.adapter.update(&server.id, Limits::default()).await;
+    assert!(
+        matches!(error, Err(EngineError::Refused { .. })),
+        "{error:?}"
+    );
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn want_of_memory_is_told_before_the_exit_and_the_last_words_are_there() {
+    if !is_able() {
+        return;
+    }
+    let node = Node::start().await;
+    let mut events = node.adapter.events();
+    for round in 0..5 {
+        let script = "seq 1 1000; echo last words; exec tail /dev/zero";
+        let mut spec = sandbox(
+            &format!("greedy-{round}"),
+            "function",
+            &["sh", "-c", script],
+        );
+        spec.limits.memory_bytes = 32 * MIB;
+        let id = spec.id.clone();
+        let made = node.adapter.create(spec).await.unwrap();
+        let told = until_exit(&mut events, &id).await;
+        let said = made.output.tail();
+        assert!(said.ends_with(b"\n1000\nlast words\n"), "{}", said.len());
+        let (last, first) = told.split_last().unwrap();
+        assert_eq!(
+            *last,
+            Event::Exited {
+                id: id.clone(),
+                code: 137
+            }
+        );
+        assert!(
+            first.contains(&Event::OutOfMemory { id: id.clone() }),
+            "{told:?}"
+        );
+        node.adapter.delete(&id).await.unwrap();
+    }
+    // Nothing of it is told of a sandbox that was just killed, and its exit is told by `delete`.
+    let server = sandbox("server", "function", &SERVER);
+    node.adapter.create(server.clone()).await.unwrap();
+    node.adapter.delete(&server.id).await.unwrap();
+    let exited = Event::Exited {
+        id: server.id.clone(),
+        code: 137,
+    };
+    assert_eq!(events.try_recv(), Ok(exited));
+    assert!(events.try_recv().is_err());
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fork_bomb_stays_within_its_processes_and_can_be_deleted() {
+    if !is_able() {
+        return;
+    }
+    const MAX: u64 = 64;
+    let node = Node::start_with(|config| {
+        let name = ClassName::try_new("function").unwrap();
+        config.class.get_mut(&name).unwrap().pids_max = 64;
+    })
+    .await;
+    let bomb = "bomb() { bomb | bomb & }; bomb 2>&-; while :; do sleep 1; bomb 2>&-; done";
+    let spec = sandbox("bomb", "function", &["sh", "-c", bomb]);
+    let id = spec.id.clone();
+    let neighbour = sandbox("neighbour", "function", &SERVER);
+    node.adapter.create(neighbour.clone()).await.unwrap();
+    node.adapter.create(spec).await.unwrap();
+    let file = group_file(&node.config, "function/bomb", &["pids.current"]).unwrap();
+    let current = || -> u64 { fs::read_to_string(&file).unwrap().trim().parse().unwrap() };
+    let (began, mut most) = (Instant::now(), 0);
+    while began.elapsed() < Duration::from_secs(2) {
+        most = most.max(current());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    println!("at most {most} processes");
+    assert!((MAX / 2..=MAX).contains(&most), "{most} processes");
+    fetch(&node, &neighbour.id).await;
+    let began = Instant::now();
+    node.adapter.delete(&id).await.unwrap();
+    println!("deleted in {:?}", began.elapsed());
+    assert!(!file.exists());
+    node.end().await;
+}
+
+/// What is told of `id`, up to its exit.
+async fn until_exit(events: &mut broadcast::Receiver<Event>, wanted: &SandboxId) -> Vec<Event> {
+    let wait = async {
+        let mut told = vec![];
+        loop {
+            let event = events.recv().await.unwrap();
+            let is_exit = matches!(&event, Event::Exited { id, .. } if id == wanted);
+            told.push(event);
+            if is_exit {
+                return told;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait)
+        .await
+        .unwrap()
+}
+
+/// The limits that the kernel has, of either cgroup version, as in `cpu 50000 memory none`.
+fn limits_of(config: &Config, group: &str) -> String {
+    let read = |names: &[&str]| {
+        let file = group_file(config, group, names).unwrap();
+        let text = fs::read_to_string(file).unwrap();
+        let first = text.split_whitespace().next().unwrap().to_owned();
+        // Version 1 says none by a number that no machine has.
+        match first.parse::<i64>() {
+            Ok(number) if (0..1 << 50).contains(&number) => first,
+            _ => "none".to_owned(),
+        }
+    };
+    let cpu = read(&["cpu.max", "cpu.cfs_quota_us"]);
+    let memory = read(&["memory.max", "memory.limit_in_bytes"]);
+    format!("cpu {cpu} memory {memory}")
+}
+
+/// The first of these files that a cgroup of the node has.
+fn group_file(config: &Config, group: &str, names: &[&str]) -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let roots = mounts
+        .lines()
+        .filter(|line| line.contains(" - cgroup"))
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|root| {
+            Path::new(root)
+                .join(&config.containerd.namespace)
+                .join(group)
+        });
+    roots
+        .flat_map(|root| {
+            names
+                .iter()
+                .map(move |name| root.join(name))
+                .collect::<Vec<_>>()
+        })
+        .find(|file| file.exists())
+}
