@@ -8,6 +8,7 @@ mod adapter;
 mod containerd;
 mod files;
 mod image;
+mod leaks;
 mod limits;
 mod network;
 mod node;
