@@ -2,6 +2,7 @@
 
 use std::{io, time::Duration};
 
+use futures_util::future::join_all;
 use opr_host::adapter::{Adapter, CreateError, Event};
 
 use crate::{
@@ -113,5 +114,51 @@ async fn tells_of_exits_and_of_memory_and_undoes_what_fails() {
     let mut left = traces(&node.config).remove("folders").unwrap_or_default();
     left.retain(|folder| folder.contains("/sandboxes/"));
     assert_eq!(left, Vec::<String>::new());
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn makes_and_deletes_many_at_once() {
+    if !is_able() {
+        return;
+    }
+    const MANY: usize = 16;
+    let node = Node::start().await;
+    let one = async |n: usize| {
+        let spec = sandbox(&format!("many-{n}"), "function", &SERVER);
+        node.adapter.create(spec.clone()).await.unwrap();
+        assert!(fetch(&node, &spec.id).await.contains("root:x:0:0"));
+        spec.id
+    };
+    let ids = join_all((0..MANY).map(one)).await;
+    let deleted = join_all(ids.iter().map(|id| node.adapter.delete(id))).await;
+    assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_that_comes_late_spares_the_next_sandbox_of_that_name() {
+    if !is_able() {
+        return;
+    }
+    let node = Node::start().await;
+    let spec = sandbox("again", "function", &SERVER);
+    node.adapter.create(spec.clone()).await.unwrap();
+    for _ in 0..5 {
+        let create = async {
+            // As soon as the name is free, while two deletes still wait for their turn.
+            loop {
+                match node.adapter.create(spec.clone()).await {
+                    Err(CreateError::Exists { .. }) => tokio::task::yield_now().await,
+                    made => return made,
+                }
+            }
+        };
+        let deletes = join_all((0..3).map(|_| node.adapter.delete(&spec.id)));
+        let (deleted, made) = tokio::join!(deletes, create);
+        assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+        made.unwrap();
+        assert!(fetch(&node, &spec.id).await.contains("root:x:0:0"));
+    }
     node.end().await;
 }
