@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
@@ -20,6 +21,9 @@ use program::{LIMIT, run};
 mod firewall;
 mod program;
 
+/// How long rules are taken to be there once they were put in place, which costs a dozen processes.
+const GUARDED: Duration = Duration::from_secs(2);
+
 /// The bridge of one node.
 #[derive(Debug)]
 pub(super) struct Network {
@@ -29,7 +33,8 @@ pub(super) struct Network {
     plugins: PathBuf,
     /// Where `host-local` notes the addresses in use.
     leases: PathBuf,
-    is_guarded: Mutex<bool>,
+    /// When the rules were put in place.
+    guarded: Mutex<Option<Instant>>,
 }
 
 impl Network {
@@ -42,7 +47,7 @@ impl Network {
             firewall: Firewall::new(&settings.bridge, &settings.subnet),
             plugins: settings.cni_dir.clone().unwrap_or_else(|| found.clone()),
             leases: run_dir.join("cni"),
-            is_guarded: Mutex::new(false),
+            guarded: Mutex::default(),
         }
     }
 
@@ -82,8 +87,8 @@ impl Network {
 
     /// Removes the bridge and its rules: no sandbox is on it. Succeeds where there are none.
     pub(super) fn remove_all(&self) -> io::Result<()> {
-        let mut is_guarded = self.is_guarded();
-        *is_guarded = false;
+        let mut guarded = self.guarded();
+        *guarded = None;
         sys::remove_bridge(&self.bridge)?;
         self.firewall.remove()?;
         remove_dir(&self.leases)
@@ -120,20 +125,18 @@ impl Network {
         })
     }
 
-    /// Puts the rules in place, once in the life of this process.
+    /// Puts the rules in place, and again now and then: others may have flushed the tables.
     fn guard(&self) -> io::Result<()> {
-        let mut is_guarded = self.is_guarded();
-        if !*is_guarded {
+        let mut guarded = self.guarded();
+        if guarded.is_none_or(|at| at.elapsed() >= GUARDED) {
             self.firewall.raise()?;
-            *is_guarded = true;
+            *guarded = Some(Instant::now());
         }
         Ok(())
     }
 
-    fn is_guarded(&self) -> std::sync::MutexGuard<'_, bool> {
-        self.is_guarded
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn guarded(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.guarded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

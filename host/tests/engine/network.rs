@@ -10,7 +10,7 @@ use std::{
     process::Command,
     sync::mpsc::{Receiver, channel},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use opr_host::{
@@ -146,6 +146,37 @@ async fn outbound_none_is_loopback_alone_and_host_is_the_hosts_own() {
     let own = "httpd -p 3000 -h /etc; wget -q -O - http://127.0.0.1:3000/passwd";
     let own = output_of(&node, sandbox("own", "closed", &["sh", "-c", own])).await;
     assert!(own.contains("root:x:0:0"), "{own}");
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_that_somebody_flushed_come_back_with_the_next_sandboxes() {
+    if !is_able() {
+        return;
+    }
+    let node = Node::start().await;
+    node.adapter.adopt().await.unwrap();
+    let bridge = node.config.sandbox.bridge.clone();
+    let hook = ["INPUT", "-i", &bridge, "-j", &format!("OPR-IN-{bridge}")];
+    let iptables = |args: &[&str]| {
+        let args = [&["--wait"], args, &hook[..]].concat();
+        Command::new("iptables")
+            .args(args)
+            .output()
+            .unwrap()
+            .status
+            .success()
+    };
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !iptables(&["-C"]) {
+        assert!(Instant::now() < deadline, "no rules with the pool");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(iptables(&["-D"]));
+    while !iptables(&["-C"]) {
+        assert!(Instant::now() < deadline, "no rules again");
+        output_of(&node, sandbox("next", "function", &["true"])).await;
+    }
     node.end().await;
 }
 
