@@ -161,7 +161,7 @@ impl Executor {
         } = execution;
         let mut may_repeat = spec.is_some();
         loop {
-            let ticket = self.admit(&id, spec.as_ref())?;
+            let ticket = self.admit(&id, spec.as_deref())?;
             let budget = Budget {
                 began: ticket.admitted,
                 timeout,

@@ -21,10 +21,10 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::{
     Executor,
-    connection::{Connection, SendError, connect, send},
+    connection::{Connection, SendError},
     execution::{Answer, Body, BodyError, ExecuteError, Logs, Phases, Start},
     journal::Stream,
-    logs::{self, LOG_ID, LogId},
+    logs::{LOG_ID, LogId},
     make::PORT,
     pool::Instance,
     state::End,
@@ -167,7 +167,7 @@ impl Ticket {
             };
             if let Some(mut connection) = connection {
                 let sent = tokio::select! {
-                    sent = send(&mut connection, *request) => sent,
+                    sent = connection.send(*request) => sent,
                     end = self.ended_for_good() => return Err((end, None)),
                 };
                 match sent {
@@ -198,7 +198,7 @@ impl Ticket {
 
     async fn connect(&self) -> Option<Connection> {
         let dial = self.executor.adapter.dial(&self.instance.sandbox_id, PORT);
-        connect(dial.await.ok()?).await.ok()
+        Connection::new(dial.await.ok()?).await.ok()
     }
 
     /// The instance has ended, and an answer that it may have sent before has had time to arrive.
@@ -296,10 +296,13 @@ impl http_body::Body for Tracked {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.close.is_none() {
+        let Self { body, close, .. } = &mut *self;
+        let Some(running) = close else {
             return Poll::Ready(None);
-        }
-        let frame = Pin::new(&mut self.body).poll_frame(context);
+        };
+        let frame = running
+            .connection
+            .poll_body(context, |context| Pin::new(&mut *body).poll_frame(context));
         let (item, result) = match frame {
             Poll::Ready(Some(Ok(frame))) if !self.body.is_end_stream() => {
                 return Poll::Ready(Some(Ok(frame)));
@@ -365,22 +368,27 @@ impl Close {
         }
         drop(permit);
         ticket.close(result, Some(self.status), Some(&self.phases));
-        let dir = ticket.instance.made.get();
-        let dir = dir.map(|made| made.sandbox.scratch_dir("logs"));
-        let (Some(log_id), Some(dir)) = (log_id, dir) else {
+        let tasks = ticket.executor.tasks.clone();
+        let (Some(log_id), Some(files)) = (log_id, ticket.instance.log_files()) else {
             // Nobody waiting for them is not an error.
             let _ = logs.send(Logs::default());
             return;
         };
-        let tasks = ticket.executor.tasks.clone();
-        tasks.spawn_blocking(move || {
-            let taken = logs::take(&dir, &log_id);
+        let is_small = files.is_small(&log_id);
+        let take = move || {
+            let taken = files.take(&log_id);
             let journal = &ticket.executor.journal;
             let name = ticket.instance.facts.journal_name();
             journal.write(name, Stream::Log, &taken.logs);
             journal.write(name, Stream::Error, &taken.errors);
             let _ = logs.send(taken);
-        });
+        };
+        // Most executions log nothing or little, in files that are in memory.
+        if is_small {
+            take();
+        } else {
+            tasks.spawn_blocking(take);
+        }
     }
 }
 

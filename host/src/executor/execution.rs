@@ -25,7 +25,7 @@ pub struct Execution {
     /// The instance that serves it.
     pub instance: InstanceId,
     /// How to make the instance where there is none. `None`: its absence is an error.
-    pub spec: Option<InstanceSpec>,
+    pub spec: Option<Arc<InstanceSpec>>,
     /// What the function's server gets: method, path with query, headers, body.
     /// Headers that the protocol owns are dropped from it.
     pub request: Request<Body>,

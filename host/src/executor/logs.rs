@@ -7,12 +7,16 @@ use std::{
     path::Path,
 };
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat, openat2, unlinkat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat, openat2, statat, unlinkat};
 
 use super::execution::Logs;
 
 /// Bytes of one log that are read.
 const MAX_LOG: u64 = 5 * 1024 * 1024;
+/// A log up to this size is read at once. Bytes.
+const SMALL_LOG: i64 = 64 * 1024;
+/// The two logs of an execution, as in file names and in messages.
+const KINDS: [(&str, &str); 2] = [("logs", "Log"), ("errors", "Error")];
 /// The server's answer names the execution's log files here, percent-encoded.
 pub(super) const LOG_ID: &str = "x-open-runtimes-log-id";
 
@@ -28,6 +32,10 @@ impl LogId {
         let is_name =
             (1..=128).contains(&text.len()) && !text.starts_with('.') && text.bytes().all(is_plain);
         is_name.then_some(Self(text))
+    }
+
+    fn file(&self, kind: &str) -> String {
+        format!("{}_{kind}.log", self.0)
     }
 }
 
@@ -46,40 +54,58 @@ fn percent_decode(value: &[u8]) -> Option<String> {
     String::from_utf8(text).ok()
 }
 
-/// Reads and removes both logs of an execution in `dir`. What is missing or no regular file reads as empty.
-pub(super) fn take(dir: &Path, id: &LogId) -> Logs {
-    let flags = OFlags::CLOEXEC | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::PATH;
-    let Ok(dir) = openat(CWD, dir, flags, Mode::empty()) else {
-        return Logs::default();
-    };
-    let one = |kind: &str, title: &str| {
-        let name = format!("{}_{kind}.log", id.0);
-        let text = read(&dir, &name, title).unwrap_or_default();
-        // A folder of that name stays: it goes with the sandbox.
-        let _ = unlinkat(&dir, &name, AtFlags::empty());
-        text
-    };
-    Logs {
-        logs: one("logs", "Log"),
-        errors: one("errors", "Error"),
-    }
-}
+/// The directory in which a sandbox's server leaves its logs.
+#[derive(Debug)]
+pub(super) struct LogFiles(OwnedFd);
 
-fn read(dir: &OwnedFd, name: &str, title: &str) -> io::Result<Vec<u8>> {
-    // Without NONBLOCK, opening a FIFO would wait for its writer.
-    let flags = OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::RDONLY | OFlags::NOFOLLOW;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let file = File::from(openat2(dir, name, flags, Mode::empty(), resolve)?);
-    let about = file.metadata()?;
-    if !about.is_file() {
-        return Err(io::ErrorKind::InvalidData.into());
+impl LogFiles {
+    pub(super) fn open(dir: &Path) -> io::Result<Self> {
+        let flags = OFlags::CLOEXEC | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::PATH;
+        Ok(Self(openat(CWD, dir, flags, Mode::empty())?))
     }
-    let mut text = Vec::new();
-    file.take(MAX_LOG).read_to_end(&mut text)?;
-    if about.len() > MAX_LOG {
-        text.extend_from_slice(format!("\n{title} file has been truncated to 5.00MB.").as_bytes());
+
+    /// Whether reading both logs of an execution takes no time to speak of.
+    pub(super) fn is_small(&self, id: &LogId) -> bool {
+        KINDS.iter().all(|(kind, _)| {
+            let about = statat(&self.0, id.file(kind), AtFlags::SYMLINK_NOFOLLOW);
+            about.is_ok_and(|about| about.st_size <= SMALL_LOG) || about.is_err()
+        })
     }
-    Ok(text)
+
+    /// Reads and removes both logs of an execution. What is missing or no regular file reads as empty.
+    pub(super) fn take(&self, id: &LogId) -> Logs {
+        let [logs, errors] = KINDS.map(|(kind, title)| {
+            let name = id.file(kind);
+            match self.read(&name, title) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+                read => {
+                    // A folder of that name stays: it goes with the sandbox.
+                    let _ = unlinkat(&self.0, &name, AtFlags::empty());
+                    read.unwrap_or_default()
+                }
+            }
+        });
+        Logs { logs, errors }
+    }
+
+    fn read(&self, name: &str, title: &str) -> io::Result<Vec<u8>> {
+        // Without NONBLOCK, opening a FIFO would wait for its writer.
+        let flags = OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::RDONLY | OFlags::NOFOLLOW;
+        let resolve =
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let file = File::from(openat2(&self.0, name, flags, Mode::empty(), resolve)?);
+        let about = file.metadata()?;
+        if !about.is_file() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut text = Vec::new();
+        file.take(MAX_LOG).read_to_end(&mut text)?;
+        if about.len() > MAX_LOG {
+            let cut = format!("\n{title} file has been truncated to 5.00MB.");
+            text.extend_from_slice(cut.as_bytes());
+        }
+        Ok(text)
+    }
 }
 
 #[cfg(test)]
@@ -87,6 +113,10 @@ mod tests {
     use std::{fs, os::unix::fs::symlink};
 
     use super::*;
+
+    fn take(dir: &Path, id: &LogId) -> Logs {
+        LogFiles::open(dir).map_or_else(|_| Logs::default(), |files| files.take(id))
+    }
 
     fn id() -> LogId {
         LogId::parse(b"abc").unwrap()
@@ -126,6 +156,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = File::create(dir.path().join("abc_logs.log")).unwrap();
         file.set_len(1 << 40).unwrap();
+        assert!(!LogFiles::open(dir.path()).unwrap().is_small(&id()));
         let logs = take(dir.path(), &id()).logs;
         assert!(logs.ends_with(b"\0\nLog file has been truncated to 5.00MB."));
         assert!(logs.len() < MAX_LOG as usize + 100);

@@ -11,7 +11,7 @@ use tokio::{sync::broadcast::error::RecvError, time};
 
 use super::{
     Executor,
-    connection::connect,
+    connection::Connection,
     execution::StartError,
     instance::{Code, InstanceSpec, Protocol},
     journal::Stream,
@@ -146,7 +146,7 @@ impl Executor {
         while instance.state.borrow().n_executions() > 0 {
             if let Ok(stream) = self.adapter.dial(&instance.sandbox_id, PORT).await {
                 let boot = started.elapsed();
-                if let Ok(connection) = connect(stream).await {
+                if let Ok(connection) = Connection::new(stream).await {
                     instance.connections.put(connection);
                 }
                 if instance.step(|state| state.listening()).is_ok()

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     connection::Connections,
     instance::{InstanceInfo, InstanceSpec, Protocol},
+    logs::LogFiles,
     state::{End, Refusal, Stage, State},
 };
 use crate::{
@@ -96,6 +97,7 @@ pub(super) struct Instance {
     pub(super) boot: OnceLock<Duration>,
     pub(super) is_probing: AtomicBool,
     pub(super) notices: Notices,
+    log_files: OnceLock<Option<Arc<LogFiles>>>,
     /// Cancelled when nothing of it is left.
     pub(super) gone: CancellationToken,
 }
@@ -148,8 +150,16 @@ impl Instance {
             boot: OnceLock::new(),
             is_probing: AtomicBool::new(false),
             notices: Notices::default(),
+            log_files: OnceLock::new(),
             gone: CancellationToken::new(),
         }
+    }
+
+    /// Where its server leaves the logs of executions.
+    pub(super) fn log_files(&self) -> Option<Arc<LogFiles>> {
+        let dir = self.made.get()?.sandbox.scratch_dir("logs");
+        let open = || LogFiles::open(&dir).ok().map(Arc::new);
+        self.log_files.get_or_init(open).clone()
     }
 
     pub(super) fn stage(&self) -> Stage {

@@ -124,7 +124,7 @@ fn body(text: &'static str) -> Body {
 fn execution(spec: &InstanceSpec, path: &str) -> Execution {
     Execution {
         instance: spec.id.clone(),
-        spec: Some(spec.clone()),
+        spec: Some(Arc::new(spec.clone())),
         request: Request::get(path).body(body("")).unwrap(),
         timeout: Duration::from_secs(10),
         start_timeout: None,
