@@ -31,6 +31,8 @@ pub struct Config {
     pub executor_listen: SocketAddr,
     /// How long a stop waits for executions in flight. Milliseconds; default 10,000.
     pub drain_timeout_ms: u64,
+    /// Which log lines are written, as in `info,opr_host=debug`. Default `info`.
+    pub log: String,
     /// The container engine.
     pub containerd: Containerd,
     /// The executor.
@@ -188,6 +190,7 @@ impl Default for Config {
             gateway_listen: SocketAddr::from(([0, 0, 0, 0], 8080)),
             executor_listen: SocketAddr::from(([0, 0, 0, 0], 9900)),
             drain_timeout_ms: 10_000,
+            log: "info".into(),
             containerd: Containerd::default(),
             executor: Executor::default(),
             sandbox: Sandboxes::default(),
@@ -264,6 +267,8 @@ fn default_classes() -> BTreeMap<ClassName, Class> {
     };
     let build = Class {
         root: Root::Disk,
+        // Holds the source and the artifact.
+        scratch_mib: 1024,
         pids_max: 4096,
         cpu_weight: 50,
         ..Class::default()

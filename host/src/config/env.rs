@@ -32,6 +32,14 @@ pub const GATEWAY_LISTEN: &str = "OPR_GATEWAY_LISTEN";
 pub const EXECUTOR_LISTEN: &str = "OPR_EXECUTOR_LISTEN";
 /// Socket of a containerd to use instead of the node's own. Absolute path.
 pub const CONTAINERD_ADDRESS: &str = "OPR_CONTAINERD_ADDRESS";
+/// Which log lines are written, as in `info,opr_host=debug`; default `info`.
+pub const LOG: &str = "OPR_LOG";
+/// The command line's settings file. Default `/etc/opr/opr.toml` where that exists.
+pub const CONFIG: &str = "OPR_CONFIG";
+/// Where the command line keeps what builds of images download. Default `~/.cache/opr`.
+pub const CACHE_DIR: &str = "OPR_CACHE_DIR";
+/// The password of `opr images pull --user`.
+pub const REGISTRY_PASSWORD: &str = "OPR_REGISTRY_PASSWORD";
 
 /// All of the above.
 pub const ALL: &[&str] = &[
@@ -50,6 +58,10 @@ pub const ALL: &[&str] = &[
     GATEWAY_LISTEN,
     EXECUTOR_LISTEN,
     CONTAINERD_ADDRESS,
+    LOG,
+    CONFIG,
+    CACHE_DIR,
+    REGISTRY_PASSWORD,
 ];
 
 type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -112,7 +124,7 @@ pub(super) fn apply(config: &mut Config, var: Lookup<'_>) -> Result<(), ConfigEr
     if let Some(address) = given(var, CONTAINERD_ADDRESS) {
         config.containerd.address = Some(address.into());
     }
-    Ok(())
+    set(var, LOG, "a filter", &mut config.log)
 }
 
 /// An empty variable counts as unset, as in existing deployments.

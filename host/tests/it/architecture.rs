@@ -18,7 +18,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "serve",
         &["adapter", "api", "build", "executor", "function", "storage"],
     ),
-    ("api", &["build", "executor", "function", "storage"]),
+    (
+        "api",
+        &["adapter", "build", "executor", "function", "storage"],
+    ),
     ("build", &["adapter", "executor", "function", "storage"]),
     ("function", &["executor"]),
     ("executor", &["adapter"]),
