@@ -1,2 +1,7 @@
 //! `opr`, the daemon and its command line in one binary.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    opr_host::cli::main()
+}

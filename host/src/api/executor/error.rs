@@ -1,0 +1,199 @@
+//! Which failure is which status and type, and the JSON that tells of it.
+
+use http::{HeaderValue, Response, StatusCode, header};
+use serde::Serialize;
+
+use super::params::ParamError;
+use crate::{
+    adapter::CreateError,
+    api::reply::json,
+    config,
+    executor::execution::{Body, ExecuteError, Fault, StartError},
+};
+
+/// A failure on its way to the client.
+#[derive(Debug)]
+pub(super) struct ApiError {
+    pub(super) status: StatusCode,
+    /// A stable word: `type` on the wire.
+    pub(super) kind: &'static str,
+    pub(super) message: String,
+    /// The causes, outermost first.
+    pub(super) trace: Vec<String>,
+    /// Whether production hides the message.
+    pub(super) is_internal: bool,
+}
+
+impl ApiError {
+    pub(super) fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            kind,
+            message: message.into(),
+            trace: Vec::new(),
+            is_internal: false,
+        }
+    }
+
+    /// Status 400 with type `execution_bad_request`.
+    pub(super) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "execution_bad_request", message)
+    }
+
+    /// Status 404 with type `runtime_not_found`.
+    pub(super) fn not_found() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "runtime_not_found",
+            "Runtime not found",
+        )
+    }
+
+    /// What an instance's creation on its own ends with.
+    pub(super) fn create(error: &StartError) -> Self {
+        let status = match error {
+            StartError::Conflict { .. } => StatusCode::CONFLICT,
+            StartError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            StartError::Deleted { .. } => StatusCode::NOT_FOUND,
+            StartError::Code { .. } | StartError::Sandbox { .. } | StartError::Exited { .. } => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+        };
+        Self::of_start(status, error)
+    }
+
+    /// What an execution ends with. A start that failed within it is the request's fault (400) where the request
+    /// brought what cannot be started.
+    pub(super) fn execute(error: &ExecuteError) -> Self {
+        let (status, message) = match error {
+            ExecuteError::Start(error) => return Self::of_start(cold_start_status(error), error),
+            ExecuteError::NotFound { .. } => (
+                StatusCode::NOT_FOUND,
+                "Runtime not found. Please start it first or provide runtime-related parameters."
+                    .into(),
+            ),
+            ExecuteError::Deleted { .. } => {
+                (StatusCode::NOT_FOUND, "Runtime no longer exists.".into())
+            }
+            ExecuteError::StartTimeout { .. } => (
+                StatusCode::BAD_REQUEST,
+                "Timed out waiting for runtime.".into(),
+            ),
+            ExecuteError::QueueFull { .. } => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+            ExecuteError::Timeout { .. }
+            | ExecuteError::Exited { .. }
+            | ExecuteError::Broken { .. } => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        };
+        Self {
+            trace: chain(error),
+            ..Self::new(status, error.kind(), message)
+        }
+    }
+
+    fn of_start(status: StatusCode, error: &StartError) -> Self {
+        Self {
+            trace: chain(error),
+            is_internal: error.fault() == Fault::Host,
+            ..Self::new(status, error.kind(), start_message(error))
+        }
+    }
+
+    /// The answer. Details are told in development only, and so is the message of what failed within this machine.
+    pub(super) fn response(&self, config: &config::Executor) -> Response<Body> {
+        let is_hidden = self.is_internal && !config.is_development;
+        let body = ErrorBody {
+            kind: self.kind,
+            message: if is_hidden {
+                "Internal server error."
+            } else {
+                &self.message
+            },
+            code: self.status.as_u16(),
+            version: &config.version,
+            trace: config.is_development.then_some(&self.trace),
+        };
+        let mut response = json(self.status, &body);
+        let headers = response.headers_mut();
+        let mut set = |name, value| headers.insert(name, HeaderValue::from_static(value));
+        set(header::CACHE_CONTROL, "no-cache, no-store, must-revalidate");
+        set(header::EXPIRES, "0");
+        set(header::PRAGMA, "no-cache");
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            set(header::RETRY_AFTER, "1");
+        }
+        if self.status == StatusCode::PAYLOAD_TOO_LARGE {
+            set(header::CONNECTION, "close");
+        }
+        response
+    }
+}
+
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    message: &'a str,
+    code: u16,
+    version: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace: Option<&'a Vec<String>>,
+}
+
+impl From<ParamError> for ApiError {
+    fn from(error: ParamError) -> Self {
+        match error {
+            ParamError::Missing { .. } | ParamError::Invalid { .. } => Self::new(
+                StatusCode::BAD_REQUEST,
+                "general_unknown",
+                error.to_string(),
+            ),
+            ParamError::Shape => Self::bad_request(error.to_string()),
+        }
+    }
+}
+
+/// An image, code or command that cannot be started is the request's, all else is the host's.
+fn cold_start_status(error: &StartError) -> StatusCode {
+    match error {
+        StartError::Conflict { .. } => StatusCode::CONFLICT,
+        StartError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+        StartError::Deleted { .. } => StatusCode::NOT_FOUND,
+        StartError::Code { .. } | StartError::Exited { .. } => StatusCode::BAD_REQUEST,
+        StartError::Sandbox { source, .. } => match source {
+            CreateError::Image { .. } | CreateError::Command { .. } => StatusCode::BAD_REQUEST,
+            CreateError::Class { .. }
+            | CreateError::Exists { .. }
+            | CreateError::Prepare { .. }
+            | CreateError::Engine { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        },
+    }
+}
+
+/// A caller is told the cause too where it can be mended by the caller.
+fn start_message(error: &StartError) -> String {
+    match error {
+        StartError::Conflict {
+            is_pending: true, ..
+        } => {
+            "A runtime with the same ID is already being created. Attempt a execution soon.".into()
+        }
+        StartError::Conflict { .. } => "Runtime already exists ".into(),
+        StartError::Code { source, .. } => format!("{error}: {source}"),
+        StartError::Sandbox { source, .. } if error.fault() == Fault::Caller => {
+            format!("{error}: {source}")
+        }
+        StartError::Deleted { .. } => "Runtime no longer exists.".into(),
+        StartError::Sandbox { .. } | StartError::Exited { .. } | StartError::Stopping => {
+            error.to_string()
+        }
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> Vec<String> {
+    std::iter::successors(Some(error), |error| error.source())
+        .map(ToString::to_string)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,248 @@
+//! The daemon: puts the rooms together, serves until it is told to stop, and leaves instances running.
+
+use std::{fs, io, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc, time::Duration};
+
+use http::{Request, Response};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    adapter::{Containerd, EngineError},
+    api::{
+        executor::ExecutorApi,
+        gateway::{Gateway, Lookup, Target},
+        node::{NodeApi, wire::NodeInfo},
+        server::{Address, BindError, Server},
+    },
+    build::{Builds, CodeCache, Parts, code::CodeError},
+    config::Config,
+    executor::{Executor, execution::Body},
+    function::{Catalog, Store, StoreError, catalog::CatalogError},
+    storage::{Storage, StorageError},
+    telemetry::{Metrics, chain},
+};
+
+/// Time between two looks for artifacts and code that no function refers to.
+const CLEANING: Duration = Duration::from_secs(60);
+
+/// Why a node cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A folder cannot be made.
+    #[error("cannot make {path}")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A port or socket cannot be had.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The container engine is not there.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The catalogue of runtimes cannot be used.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The database cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The artifacts' folder cannot be used.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The unpacked code's folder cannot be used.
+    #[error(transparent)]
+    Code(#[from] CodeError),
+}
+
+/// A node that holds its ports and its instances, and serves nobody yet.
+#[derive(Debug)]
+pub struct Node {
+    config: Arc<Config>,
+    adapter: Arc<Containerd>,
+    executor: Arc<Executor>,
+    builds: Builds,
+    store: Store,
+    metrics: Arc<Metrics>,
+    gateway: Server,
+    executor_api: Server,
+    node_api: Server,
+}
+
+impl Node {
+    /// Takes the ports, starts or finds containerd, and takes over what an earlier process left running.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn bind(config: Config) -> Result<Self, StartError> {
+        let config = Arc::new(config);
+        make_folders(&config)?;
+        let drain = config.drain_timeout();
+        // The socket first: a second daemon ends here.
+        let node_api = Server::bind_unix(&config.node_socket(), drain).await?;
+        let gateway = Server::bind(config.gateway_listen, drain).await?;
+        let executor_api = Server::bind(config.executor_listen, drain).await?;
+        let store = Store::open(&config.state_dir)?;
+        let catalog = Arc::new(Catalog::load(None)?);
+        let storage = Storage::open(&config.state_dir)?;
+        let code = CodeCache::new(&config.state_dir)?;
+        let adapter = Containerd::start(config.clone()).await?;
+        let metrics = Arc::<Metrics>::default();
+        let executor = Executor::start(config.clone(), adapter.clone(), metrics.clone()).await?;
+        let parts = Parts {
+            executor: executor.clone(),
+            store: store.clone(),
+            catalog,
+            storage,
+            code,
+        };
+        let builds = Builds::new(&config, parts).map_err(|source| StartError::Folder {
+            path: config.state_dir.join("builds"),
+            source,
+        })?;
+        Ok(Self {
+            config,
+            adapter,
+            executor,
+            builds,
+            store,
+            metrics,
+            gateway,
+            executor_api,
+            node_api,
+        })
+    }
+
+    /// What is told of this node.
+    pub fn info(&self) -> NodeInfo {
+        let text = |address: &Address| address.to_string();
+        NodeInfo {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            hostname: self.config.hostname.clone(),
+            gateway: text(self.gateway.address()),
+            executor: text(self.executor_api.address()),
+        }
+    }
+
+    /// Serves until `stop` or a caller's removal, then waits for executions in flight. After a `stop`
+    /// instances and containerd go on, for the next process to adopt; a removal leaves nothing of them.
+    ///
+    /// # Errors
+    /// Something could not be removed.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), EngineError> {
+        let info = self.info();
+        let Self {
+            config,
+            adapter,
+            executor,
+            builds,
+            store,
+            metrics,
+            ..
+        } = self;
+        let removal = CancellationToken::new();
+        let node_api = NodeApi {
+            config: config.clone(),
+            info,
+            executor: executor.clone(),
+            builds: builds.clone(),
+            store: store.clone(),
+            removal: removal.clone(),
+        };
+        let instances = Arc::new(executor.clone());
+        let executor_api =
+            ExecutorApi::new(config.clone(), instances.clone(), move || metrics.text());
+        let gateway = Gateway::new(lookup(store, builds.clone()), instances);
+        let gateway = service(gateway, |gateway, request| async move {
+            gateway.answer(request).await
+        });
+        let executor_api = service(executor_api, |api, request| async move {
+            api.answer(request).await
+        });
+        let node_api = service(
+            node_api,
+            |api, request| async move { api.answer(request).await },
+        );
+        let ended = CancellationToken::new();
+        let serving = async {
+            tokio::join!(
+                self.gateway.run(gateway, ended.clone()),
+                self.executor_api.run(executor_api, ended.clone()),
+                self.node_api.run(node_api, ended.clone()),
+            );
+        };
+        let ending = async {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = removal.cancelled() => {}
+                () = clean(&builds) => {}
+            }
+            ended.cancel();
+            builds.stop().await;
+            executor.drain(config.drain_timeout()).await;
+        };
+        tokio::join!(serving, ending);
+        if removal.is_cancelled() {
+            executor.delete_all().await;
+            adapter.remove_all().await
+        } else {
+            adapter.release().await
+        }
+    }
+}
+
+/// What a server calls for each request to `api`.
+fn service<A, F>(
+    api: A,
+    answer: impl Fn(Arc<A>, Request<Body>) -> F + Clone + Send + 'static,
+) -> impl Fn(Request<Body>) -> F + Clone + Send + 'static
+where
+    A: Send + Sync + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let api = Arc::new(api);
+    move |request| answer(api.clone(), request)
+}
+
+/// Functions as the gateway sees them: from memory, their code unpacked where it is not yet.
+fn lookup(store: Store, builds: Builds) -> Lookup {
+    Arc::new(move |name| {
+        let (function, builds) = (store.get(&name), builds.clone());
+        Box::pin(async move {
+            let Some(function) = function else {
+                return Ok(None);
+            };
+            Ok(Some(Target {
+                spec: builds.instance(&function).await?,
+                timeout: function.timeout,
+                logging: function.logging,
+            }))
+        })
+    })
+}
+
+/// Never ends.
+async fn clean(builds: &Builds) {
+    loop {
+        tokio::time::sleep(CLEANING).await;
+        if let Err(error) = builds.clean().await {
+            tracing::warn!(error = %chain(&error), "unused code was not removed");
+        }
+    }
+}
+
+/// Sandboxes' ids pass through these folders; root alone lists them.
+fn make_folders(config: &Config) -> Result<(), StartError> {
+    for path in [&config.state_dir, &config.run_dir] {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(path)
+            .map_err(|source| StartError::Folder {
+                path: path.clone(),
+                source,
+            })?;
+    }
+    Ok(())
+}
