@@ -374,9 +374,10 @@ impl Close {
             let _ = logs.send(Logs::default());
             return;
         };
-        let is_small = files.is_small(&log_id);
-        let take = move || {
-            let taken = files.take(&log_id);
+        let taken = files.take(&log_id);
+        let is_small = taken.is_small();
+        let read = move || {
+            let taken = taken.read();
             let journal = &ticket.executor.journal;
             let name = ticket.instance.facts.journal_name();
             journal.write(name, Stream::Log, &taken.logs);
@@ -385,9 +386,9 @@ impl Close {
         };
         // Most executions log nothing or little, in files that are in memory.
         if is_small {
-            take();
+            read();
         } else {
-            tasks.spawn_blocking(take);
+            tasks.spawn_blocking(read);
         }
     }
 }

@@ -7,14 +7,14 @@ use std::{
     path::Path,
 };
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat, openat2, statat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat, openat2, unlinkat};
 
 use super::execution::Logs;
 
 /// Bytes of one log that are read.
 const MAX_LOG: u64 = 5 * 1024 * 1024;
 /// A log up to this size is read at once. Bytes.
-const SMALL_LOG: i64 = 64 * 1024;
+const SMALL_LOG: u64 = 64 * 1024;
 /// The two logs of an execution, as in file names and in messages.
 const KINDS: [(&str, &str); 2] = [("logs", "Log"), ("errors", "Error")];
 /// The server's answer names the execution's log files here, percent-encoded.
@@ -64,31 +64,20 @@ impl LogFiles {
         Ok(Self(openat(CWD, dir, flags, Mode::empty())?))
     }
 
-    /// Whether reading both logs of an execution takes no time to speak of.
-    pub(super) fn is_small(&self, id: &LogId) -> bool {
-        KINDS.iter().all(|(kind, _)| {
-            let about = statat(&self.0, id.file(kind), AtFlags::SYMLINK_NOFOLLOW);
-            about.is_ok_and(|about| about.st_size <= SMALL_LOG) || about.is_err()
-        })
-    }
-
-    /// Reads and removes both logs of an execution. What is missing or no regular file reads as empty.
-    pub(super) fn take(&self, id: &LogId) -> Logs {
-        let [logs, errors] = KINDS.map(|(kind, title)| {
+    /// Takes both logs of an execution out of the directory.
+    pub(super) fn take(&self, id: &LogId) -> Taken {
+        Taken(KINDS.map(|(kind, _)| {
             let name = id.file(kind);
-            match self.read(&name, title) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-                read => {
-                    // A folder of that name stays: it goes with the sandbox.
-                    let _ = unlinkat(&self.0, &name, AtFlags::empty());
-                    read.unwrap_or_default()
-                }
+            let opened = self.open_file(&name);
+            if !matches!(&opened, Err(error) if error.kind() == io::ErrorKind::NotFound) {
+                // A folder of that name stays: it goes with the sandbox.
+                let _ = unlinkat(&self.0, &name, AtFlags::empty());
             }
-        });
-        Logs { logs, errors }
+            opened.ok()
+        }))
     }
 
-    fn read(&self, name: &str, title: &str) -> io::Result<Vec<u8>> {
+    fn open_file(&self, name: &str) -> io::Result<(File, u64)> {
         // Without NONBLOCK, opening a FIFO would wait for its writer.
         let flags = OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::RDONLY | OFlags::NOFOLLOW;
         let resolve =
@@ -98,13 +87,38 @@ impl LogFiles {
         if !about.is_file() {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        let mut text = Vec::new();
-        file.take(MAX_LOG).read_to_end(&mut text)?;
-        if about.len() > MAX_LOG {
-            let cut = format!("\n{title} file has been truncated to 5.00MB.");
-            text.extend_from_slice(cut.as_bytes());
+        Ok((file, about.len()))
+    }
+}
+
+/// Both logs of an execution, not read yet. What was missing or no regular file reads as empty.
+#[derive(Debug)]
+pub(super) struct Taken([Option<(File, u64)>; 2]);
+
+impl Taken {
+    /// Whether reading them takes no time to speak of.
+    pub(super) fn is_small(&self) -> bool {
+        let sizes = self.0.iter().flatten().map(|(_, size)| *size);
+        sizes.max().unwrap_or_default() <= SMALL_LOG
+    }
+
+    /// Reads both, each up to the cap.
+    pub(super) fn read(self) -> Logs {
+        let mut texts = self.0.into_iter().zip(KINDS).map(|(file, (_, title))| {
+            let (file, size) = file?;
+            let mut text = Vec::new();
+            file.take(MAX_LOG).read_to_end(&mut text).ok()?;
+            if size > MAX_LOG {
+                let cut = format!("\n{title} file has been truncated to 5.00MB.");
+                text.extend_from_slice(cut.as_bytes());
+            }
+            Some(text)
+        });
+        let mut next = || texts.next().flatten().unwrap_or_default();
+        Logs {
+            logs: next(),
+            errors: next(),
         }
-        Ok(text)
     }
 }
 
@@ -115,7 +129,7 @@ mod tests {
     use super::*;
 
     fn take(dir: &Path, id: &LogId) -> Logs {
-        LogFiles::open(dir).map_or_else(|_| Logs::default(), |files| files.take(id))
+        LogFiles::open(dir).map_or_else(|_| Logs::default(), |files| files.take(id).read())
     }
 
     fn id() -> LogId {
@@ -156,8 +170,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = File::create(dir.path().join("abc_logs.log")).unwrap();
         file.set_len(1 << 40).unwrap();
-        assert!(!LogFiles::open(dir.path()).unwrap().is_small(&id()));
-        let logs = take(dir.path(), &id()).logs;
+        let taken = LogFiles::open(dir.path()).unwrap().take(&id());
+        assert!(!taken.is_small());
+        let logs = taken.read().logs;
         assert!(logs.ends_with(b"\0\nLog file has been truncated to 5.00MB."));
         assert!(logs.len() < MAX_LOG as usize + 100);
     }

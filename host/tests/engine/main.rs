@@ -12,5 +12,7 @@ mod leaks;
 mod limits;
 mod network;
 mod node;
+#[path = "../support/number.rs"]
+mod number;
 mod remove;
 mod traces;

@@ -3,13 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    os::{
-        linux::net::SocketAddrExt,
-        unix::{
-            fs::PermissionsExt,
-            net::{SocketAddr, UnixListener},
-        },
-    },
+    os::unix::fs::PermissionsExt,
     path::Path,
     sync::{
         Arc,
@@ -30,11 +24,9 @@ use tokio::{
 
 use crate::{
     image::{BUSYBOX, IMAGE, import},
+    number::Number,
     traces::{Traces, traces},
 };
-
-/// Nodes under test at once, at most: their ids end where the ones of real nodes begin.
-const NUMBERS: u32 = 64;
 
 const PROGRAMS: [&str; 6] = ["containerd", "ctr", "runc", "ip", "iptables", "ip6tables"];
 
@@ -79,32 +71,6 @@ pub(crate) fn is_able() -> bool {
     false
 }
 
-/// A number of this machine's nodes under test, held by the name of a socket until it is dropped or
-/// the process ends.
-#[derive(Debug)]
-struct Number {
-    value: u32,
-    _name: UnixListener,
-}
-
-impl Number {
-    /// The first one that no other fixture holds and whose bridge is not there.
-    fn claim() -> Self {
-        let claim = |value| {
-            let name = format!("opr-test-node-{value}");
-            let address = SocketAddr::from_abstract_name(name).unwrap();
-            let is_used = Path::new(&format!("/sys/class/net/{}", bridge(value))).exists();
-            let _name = UnixListener::bind_addr(&address).ok()?;
-            (!is_used).then_some(Self { value, _name })
-        };
-        (0..NUMBERS).find_map(claim).expect("a free number")
-    }
-}
-
-fn bridge(number: u32) -> String {
-    format!("oprt{number}")
-}
-
 impl Node {
     pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
@@ -113,16 +79,15 @@ impl Node {
     /// With settings that differ from those of the other tests.
     pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let number = Number::claim();
-        let n = number.value;
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
         let mut config = Config::load(None, &|_| None).unwrap();
         config.run_dir = dir.path().join("run");
         config.state_dir = dir.path().join("state");
-        config.containerd.namespace = format!("opr-t{n}-{}", std::process::id());
-        config.sandbox.bridge = bridge(n);
-        config.sandbox.subnet = format!("10.213.{n}.0/24");
-        config.sandbox.first_id = 0x6000_0000 + n * 0x40_0000;
+        config.containerd.namespace = number.name();
+        config.sandbox.bridge = number.bridge();
+        config.sandbox.subnet = number.subnet();
+        config.sandbox.first_id = number.first_id();
         config.sandbox.max = 64;
         config.sandbox.pool = 2;
         change(&mut config);
@@ -140,7 +105,7 @@ impl Node {
 
     /// Tells this node from the others under test: at most two digits.
     pub(crate) fn number(&self) -> u32 {
-        self.number.value
+        self.number.value()
     }
 
     /// The same node after a restart of the daemon.

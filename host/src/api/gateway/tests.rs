@@ -34,6 +34,8 @@ type Function = dyn Fn(Request<Body>) -> Result<Response<Body>, ExecuteError> + 
 struct Fake {
     function: Box<Function>,
     running: Option<mpsc::Sender<()>>,
+    /// Whether the request is read whole before the closure is called.
+    reads_first: bool,
 }
 
 #[async_trait::async_trait]
@@ -45,10 +47,16 @@ impl Instances for Fake {
             std::future::pending::<()>().await;
         }
         assert_eq!(execution.timeout, SOON);
+        let mut request = execution.request;
+        if self.reads_first {
+            let (head, body) = request.into_parts();
+            let body = body.collect().await.unwrap().to_bytes();
+            request = Request::from_parts(head, text(body));
+        }
         let (sender, logs) = oneshot::channel();
         sender.send(Logs::default()).unwrap();
         Ok(Answer {
-            response: (self.function)(execution.request)?,
+            response: (self.function)(request)?,
             start: Start::Cold,
             phases: Phases {
                 sandbox: Duration::from_micros(1_250),
@@ -112,6 +120,7 @@ fn gateway(
     gateway_of(Fake {
         function: Box::new(function),
         running: None,
+        reads_first: false,
     })
 }
 
@@ -220,8 +229,8 @@ async fn failures_are_json() {
     assert!(send(&early, "GET /hello", &[]).await.starts_with("502"));
 }
 
-#[expect(clippy::too_many_lines, reason = "a table")]
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of every failure")]
 fn each_failed_execution_has_its_status() {
     #[track_caller]
     fn check(error: ExecuteError, expected: &str) {
@@ -381,6 +390,22 @@ async fn bodies_stream_both_ways() {
 }
 
 #[tokio::test]
+async fn a_client_that_waits_to_continue_is_told_to() {
+    let fake = Fake {
+        function: Box::new(echo),
+        running: None,
+        reads_first: true,
+    };
+    let (mut stream, _guard) = serve(gateway_of(fake)).await;
+    let head =
+        b"POST /hello HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\nexpect: 100-continue\r\n\r\n";
+    stream.write_all(head).await.unwrap();
+    read_until(&mut stream, "HTTP/1.1 100 Continue\r\n\r\n").await;
+    stream.write_all(b"one").await.unwrap();
+    read_until(&mut stream, "one").await;
+}
+
+#[tokio::test]
 async fn head_has_no_body() {
     let answering = gateway(|_| Ok(Response::new(text("body"))));
     let (mut stream, _guard) = serve(answering).await;
@@ -404,6 +429,7 @@ async fn a_client_that_goes_away_ends_the_execution() {
     let fake = Fake {
         function: Box::new(echo),
         running: Some(sender),
+        reads_first: false,
     };
     let (mut stream, _guard) = serve(gateway_of(fake)).await;
     stream
