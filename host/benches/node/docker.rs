@@ -25,8 +25,9 @@ impl Docker {
         std::fs::create_dir_all(&root)?;
         let log = std::fs::File::create(root.join("log"))?;
         let network = Network::new()?;
-        let daemon = Command::new("ip")
-            .args(["netns", "exec", &network.name, "dockerd"])
+        // `ip netns exec` would hide the cgroups.
+        let daemon = Command::new("nsenter")
+            .args([&format!("--net=/run/netns/{}", network.name), "dockerd"])
             .args(["--storage-driver", "overlay2", "--host"])
             .arg(format!("unix://{}", socket.display()))
             .arg("--data-root")

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat, openat2, unlinkat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, fstat, openat, openat2, unlinkat};
 
 use super::execution::Logs;
 
@@ -66,6 +66,11 @@ impl LogFiles {
 
     /// Takes both logs of an execution out of the directory.
     pub(super) fn take(&self, id: &LogId) -> Taken {
+        // An empty directory of a tmpfs has no size. Looking up names that are not there costs a warm
+        // execution a tenth of its time in the gateway (perf, 2026-11).
+        if fstat(&self.0).is_ok_and(|about| about.st_size == 0) {
+            return Taken([None, None]);
+        }
         Taken(KINDS.map(|(kind, _)| {
             let name = id.file(kind);
             let opened = self.open_file(&name);
