@@ -342,6 +342,11 @@ impl Executor {
         if budget.timeout.is_zero() {
             return Err(late());
         }
+        if matches!(instance.stage(), Stage::Ready)
+            && let Ok(place) = instance.places.clone().try_acquire_owned()
+        {
+            return Ok((place, budget.seconds(Instant::now())));
+        }
         let waiting = async {
             self.reach(instance, |stage| !matches!(stage, Stage::Pending))
                 .await?;

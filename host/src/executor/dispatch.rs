@@ -94,7 +94,12 @@ impl Ticket {
         logging: bool,
     ) -> Result<Answer, Box<Failure>> {
         let instance = self.instance.clone();
-        set_headers(request.headers_mut(), &instance.facts.key, seconds, logging);
+        set_headers(
+            request.headers_mut(),
+            &instance.credentials,
+            seconds,
+            logging,
+        );
         request
             .headers_mut()
             .entry(header::HOST)
@@ -251,19 +256,36 @@ impl Instance {
 }
 
 /// The protocol's headers replace the caller's; the caller's own `authorization` stays.
-fn set_headers(headers: &mut HeaderMap, key: &str, seconds: u64, logging: bool) {
+fn set_headers(headers: &mut HeaderMap, credentials: &Credentials, seconds: u64, logging: bool) {
     remove_protocol_headers(headers);
-    let secret = HeaderValue::from_str(key).expect("hexadecimal digits");
-    let basic = format!("Basic {}", STANDARD.encode(format!("opr:{key}")));
-    let basic = HeaderValue::from_str(&basic).expect("base 64");
-    headers.entry(header::AUTHORIZATION).or_insert(basic);
-    headers.insert("x-open-runtimes-secret", secret);
+    headers
+        .entry(header::AUTHORIZATION)
+        .or_insert_with(|| credentials.basic.clone());
+    headers.insert("x-open-runtimes-secret", credentials.secret.clone());
     headers.insert("x-open-runtimes-timeout", seconds.into());
     let logging = if logging { "enabled" } else { "disabled" };
     headers.insert("x-open-runtimes-logging", HeaderValue::from_static(logging));
     headers
         .entry(header::ACCEPT)
         .or_insert(HeaderValue::from_static("*/*"));
+}
+
+/// What the server in a sandbox knows the host by, ready to be sent.
+#[derive(Debug)]
+pub(super) struct Credentials {
+    secret: HeaderValue,
+    basic: HeaderValue,
+}
+
+impl Credentials {
+    /// From an instance's key.
+    pub(super) fn new(key: &str) -> Self {
+        let basic = format!("Basic {}", STANDARD.encode(format!("opr:{key}")));
+        Self {
+            secret: HeaderValue::from_str(key).expect("hexadecimal digits"),
+            basic: HeaderValue::from_str(&basic).expect("base 64"),
+        }
+    }
 }
 
 fn remove_protocol_headers(headers: &mut HeaderMap) {
@@ -401,8 +423,12 @@ impl Ticket {
         self.executor
             .metrics
             .execution(self.start.as_str(), result, duration);
-        let phases = phases.copied().unwrap_or_default();
         let ms = |duration: Duration| duration.as_secs_f64() * 1000.0;
+        // Phases that were none are not told.
+        let phase = |of: fn(&Phases) -> Duration| {
+            let took = phases.map(of).filter(|took| !took.is_zero());
+            took.map(ms)
+        };
         tracing::info!(
             execution = %self.execution,
             instance = %facts.id,
@@ -412,12 +438,12 @@ impl Ticket {
             result,
             status,
             duration_ms = ms(duration),
-            code_ms = ms(phases.code),
-            sandbox_ms = ms(phases.sandbox),
-            create_ms = ms(phases.create),
-            start_ms = ms(phases.start),
-            boot_ms = ms(phases.boot),
-            first_byte_ms = ms(phases.first_byte),
+            code_ms = phase(|phases| phases.code),
+            sandbox_ms = phase(|phases| phases.sandbox),
+            create_ms = phase(|phases| phases.create),
+            start_ms = phase(|phases| phases.start),
+            boot_ms = phase(|phases| phases.boot),
+            first_byte_ms = phase(|phases| phases.first_byte),
             "execution closed"
         );
     }
@@ -437,7 +463,7 @@ mod tests {
         ] {
             headers.insert(name, HeaderValue::from_static("forged"));
         }
-        set_headers(&mut headers, "key", 15, false);
+        set_headers(&mut headers, &Credentials::new("key"), 15, false);
         let get = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         assert_eq!(get("x-open-runtimes-secret"), Some("key"));
         assert_eq!(get("x-open-runtimes-timeout"), Some("15"));
@@ -451,7 +477,7 @@ mod tests {
     fn the_callers_own_authorization_stays() {
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer x"));
-        set_headers(&mut headers, "key", 15, true);
+        set_headers(&mut headers, &Credentials::new("key"), 15, true);
         assert_eq!(headers[header::AUTHORIZATION], "Bearer x");
     }
 }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     connection::Connections,
+    dispatch::Credentials,
     instance::{InstanceInfo, InstanceSpec, Protocol},
     logs::LogFiles,
     state::{End, Refusal, Stage, State},
@@ -91,6 +92,7 @@ pub(super) struct Instance {
     /// One permit an execution at once.
     pub(super) places: Arc<Semaphore>,
     pub(super) connections: Connections,
+    pub(super) credentials: Credentials,
     /// There from the stage `Running` on.
     pub(super) made: OnceLock<Made>,
     /// How long its port took to accept.
@@ -141,6 +143,7 @@ impl Notices {
 impl Instance {
     pub(super) fn new(facts: Facts, sandbox_id: SandboxId, concurrency: usize) -> Self {
         Self {
+            credentials: Credentials::new(&facts.key),
             facts,
             sandbox_id,
             state: watch::Sender::new(State::new(Stage::Pending, Instant::now())),

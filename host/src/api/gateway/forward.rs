@@ -28,11 +28,6 @@ pub(super) fn prepare(
     let host = named.or_else(|| headers.get(header::HOST).cloned());
     strip_hop_by_hop(headers);
     headers.remove(header::EXPECT);
-    let is_ours = |name: &&HeaderName| name.as_str().starts_with("x-open-runtimes-");
-    let ours: Vec<_> = headers.keys().filter(is_ours).cloned().collect();
-    for name in ours {
-        headers.remove(name);
-    }
     if let Some(peer) = peer {
         extend_forwarded_for(headers, peer);
     }
@@ -109,7 +104,6 @@ mod tests {
                 ("host", "h"),
                 ("x-a", "1"),
                 ("x-forwarded-for", "1.1.1.1"),
-                ("x-open-runtimes-secret", "guess"),
                 ("expect", "100-continue"),
                 ("transfer-encoding", "chunked"),
                 ("content-length", "5"),
