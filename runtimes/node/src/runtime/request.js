@@ -84,23 +84,28 @@ function parseQuery(text) {
 }
 
 /** Without the runtime's own headers and the caller's own credential, below the enforced ones. */
-function functionHeaders(message, { secret, enforcedHeaders }) {
+function functionHeaders(message, { ownCredential, enforcedHeaders }) {
   const headers = {};
   for (const name in message.headers) {
     if (name.startsWith(CONTROL)) continue;
     const value = message.headers[name];
     define(headers, name, Array.isArray(value) ? value.join(', ') : value);
   }
-  if (headers.authorization !== undefined && secret !== '') {
-    const own = `Basic ${Buffer.from(`opr:${secret}`).toString('base64')}`;
-    if (headers.authorization === own) {
-      delete headers.authorization;
-      const client = message.headersDistinct.authorization.find((value) => value !== own);
-      if (client !== undefined) headers.authorization = client;
-    }
+  if (headers.authorization === ownCredential && ownCredential !== undefined) {
+    delete headers.authorization;
+    const client = otherAuthorization(message.rawHeaders, ownCredential);
+    if (client !== undefined) headers.authorization = client;
   }
   for (const name in enforcedHeaders) headers[name] = enforcedHeaders[name];
   return headers;
+}
+
+/** The client's credential that came beside the caller's own. */
+function otherAuthorization(rawHeaders, own) {
+  for (let i = 0; i < rawHeaders.length; i += 2) {
+    if (rawHeaders[i].toLowerCase() === 'authorization' && rawHeaders[i + 1] !== own) return rawHeaders[i + 1];
+  }
+  return undefined;
 }
 
 /** Sets a key of a caller's choice; `__proto__` is a key like any other. */

@@ -8,13 +8,16 @@ const SERVER_ROOT = path.resolve(__dirname, '../..');
 
 /** Settings made of `env`; the paths and the port are the protocol's own. */
 function settings(env) {
+  const secret = env.OPEN_RUNTIMES_SECRET ?? '';
   return {
     port: 3000,
     codeDir: path.join(SERVER_ROOT, 'src/function'),
     logsDir: '/mnt/logs',
     timingsFile: '/mnt/telemetry/timings.txt',
     startupBegan: Number(env.OPEN_RUNTIMES_STARTUP_BEGAN) || undefined,
-    secret: env.OPEN_RUNTIMES_SECRET ?? '',
+    secret,
+    // The caller's own `authorization`, which is not the function's to see.
+    ownCredential: secret === '' ? undefined : `Basic ${Buffer.from(`opr:${secret}`).toString('base64')}`,
     isDevelopment: env.OPEN_RUNTIMES_ENV === 'development',
     entrypoint: env.OPEN_RUNTIMES_ENTRYPOINT || 'index.js',
     enforcedHeaders: parseEnforcedHeaders(env.OPEN_RUNTIMES_HEADERS),
