@@ -327,18 +327,18 @@ impl Node {
         Ok(listed.len())
     }
 
-    /// What the node holds, once it has held that for a second.
+    /// What the node holds, once it has held that for longer than its idle threads live, which is 10 s.
     pub(crate) fn settled(&self) -> Result<Held> {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        let mut held = self.held()?;
-        loop {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let (mut held, mut since) = (self.held()?, Instant::now());
+        while since.elapsed() < Duration::from_secs(12) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_secs(1));
             let now = self.held()?;
-            if now == held || Instant::now() > deadline {
-                return Ok(now);
+            if now != held {
+                (held, since) = (now, Instant::now());
             }
-            held = now;
         }
+        Ok(held)
     }
 
     fn held(&self) -> Result<Held> {

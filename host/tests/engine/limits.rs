@@ -122,7 +122,11 @@ async fn a_fork_bomb_stays_within_its_processes_and_can_be_deleted() {
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(2) || !refused() {
         assert!(began.elapsed() < Duration::from_secs(30), "no fork refused");
-        let n: u64 = fs::read_to_string(&current).unwrap().trim().parse().unwrap();
+        let n: u64 = fs::read_to_string(&current)
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap();
         assert!(n <= MAX, "{n} processes");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
