@@ -151,6 +151,20 @@ class ServerTest(unittest.TestCase):
             self.assertEqual(len(answers), 40)
             self.assertEqual(server.fetch("/?s=0")[0], 200)
 
+    def test_serves_more_than_it_has_threads_and_lets_them_end(self):
+        slow = "import time\ndef main(context):\n    time.sleep(0.3)\n    return context.res.text('ok')\n"
+        with server_of({"main.py": slow}, TEST_IDLE_S="0.3") as server:
+            answers = []
+            threads = [threading.Thread(target=lambda: answers.append(server.fetch()[2])) for _ in range(300)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            self.assertEqual(answers, [b"ok"] * 300)
+            time.sleep(1)
+            self.assertLess(len(os.listdir(f"/proc/{server.process.pid}/task")), 5)
+            self.assertEqual(server.fetch()[2], b"ok")
+
     def test_answers_where_logs_cannot_be_written(self):
         logs = "def main(context):\n    context.log('x')\n    return context.res.text('ok')\n"
         with server_of({"main.py": logs}) as server:
