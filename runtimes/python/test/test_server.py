@@ -124,6 +124,47 @@ class ServerTest(unittest.TestCase):
             time.sleep(0.2)
             self.assertEqual(server.fetch("/n")[2], before)
 
+    def test_answers_once_and_in_whole_where_the_function_ends_at_its_deadline(self):
+        punctual = (
+            "import time\ndef main(context):\n    time.sleep(float(context.req.query['s']))\n"
+            "    return context.res.text('x' * 100000)\n"
+        )
+        with server_of({"main.py": punctual}) as server:
+            answers = []
+
+            def speak(seconds):
+                head = f"GET /?s={seconds} HTTP/1.1\r\nx-open-runtimes-timeout: 1\r\n\r\n"
+                answers.append(server.speak(head.encode(), quiet=2.5))
+
+            threads = [threading.Thread(target=speak, args=(0.98 + i / 1000,)) for i in range(40)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            for answer in answers:
+                head, _, body = answer.partition(b"\r\n\r\n")
+                if head.startswith(b"HTTP/1.1 200 "):
+                    self.assertEqual(len(body), 100_000)
+                else:
+                    self.assertRegex(head, rb"^HTTP/1.1 500 ")
+                    self.assertEqual(body, b"")
+            self.assertEqual(len(answers), 40)
+            self.assertEqual(server.fetch("/?s=0")[0], 200)
+
+    def test_serves_more_than_it_has_threads_and_lets_them_end(self):
+        slow = "import time\ndef main(context):\n    time.sleep(0.3)\n    return context.res.text('ok')\n"
+        with server_of({"main.py": slow}, TEST_IDLE_S="0.3") as server:
+            answers = []
+            threads = [threading.Thread(target=lambda: answers.append(server.fetch()[2])) for _ in range(300)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            self.assertEqual(answers, [b"ok"] * 300)
+            time.sleep(1)
+            self.assertLess(len(os.listdir(f"/proc/{server.process.pid}/task")), 5)
+            self.assertEqual(server.fetch()[2], b"ok")
+
     def test_answers_where_logs_cannot_be_written(self):
         logs = "def main(context):\n    context.log('x')\n    return context.res.text('ok')\n"
         with server_of({"main.py": logs}) as server:

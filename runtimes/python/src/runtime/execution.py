@@ -127,46 +127,61 @@ class Execution:
             if self.seconds:
                 timeouts.stop(self)
 
-    def expire(self):
-        """The watchdog: answers, where that is not done, and tries to end the function."""
+    def interrupt(self):
+        """The watchdog, first: tries to end the function. That is quick, and frees the interpreter for the answers."""
+        if self.is_answered and not self.is_expired:
+            return
         with self.lock:
-            if self.is_answered and not self.is_expired:
+            if self.is_over or (self.is_answered and not self.is_expired):
                 return
-            is_first = not self.is_expired
             self.is_expired = True
-        if is_first:
-            self.logger.error(TIMED_OUT)
-            self.message.keeps_alive = False
-            self.respond(500, [], b"")
-            self.connection.cut()
-        if self.cancel is not None:
-            return self.cancel()
-        with self.lock:
-            if not self.is_over:
+            if self.cancel is None:
                 interrupt(self.thread_id)
 
+    def expire(self):
+        """The watchdog, second: answers, where the function's thread has not come to it."""
+        if not self.is_expired or self.is_over:
+            return
+        if not self.is_answered and self.respond(500, [], b"", error=TIMED_OUT):
+            self.message.keeps_alive = False
+            self.connection.cut()
+        if self.cancel is not None:
+            self.cancel()
+
     def fail(self, error):
-        if not isinstance(error, Interrupted):
-            self.logger.exception(error)
+        if isinstance(error, Interrupted):
+            return self.respond(500, [], b"", error=TIMED_OUT)
+        self.logger.exception(error)
         self.respond(500, [], b"")
 
-    def respond(self, status, headers, body):
+    def respond(self, status, headers, body, error=None):
+        """Sends the answer and is true, unless there has been one; `error` is logged with it."""
+        is_own = threading.get_ident() == self.thread_id
         if not any(name == "content-type" for name, _ in headers):
             headers.append(PLAIN)
         headers.append(("x-open-runtimes-log-id", self.logger.id))
         if status not in (204, 304):
             headers.append(("content-length", str(len(body))))
-        if not self.message.keeps_alive:
+        if not (is_own and self.message.keeps_alive):
             headers.append(("connection", "close"))
         # Raises for a header that cannot be sent: nothing has left yet.
         head = encode_head(status, headers)
-        with self.lock:
-            if self.is_answered:
-                return
-            self.is_answered = True
-        self.logger.close()
         has_body = status not in (204, 304) and self.message.method != "HEAD"
-        self.connection.transmit(head + body if has_body else head)
+        with self.lock:
+            if is_own:
+                # Interruptions are made under this lock: from here on none can come between claim and answer.
+                self.is_over = True
+                if self.is_expired:
+                    forgive(self.thread_id)
+            if self.is_answered:
+                return False
+            self.is_answered = True
+            if error is not None:
+                self.logger.error(error)
+            self.logger.close()
+            # Under the lock as well, since a thread that finds itself answered goes on to end the connection.
+            self.connection.transmit(head + body if has_body else head)
+        return True
 
     def end(self):
         """After this the thread belongs to the next execution."""

@@ -55,9 +55,11 @@ class Timeouts:
                     self.next_look = earliest
                     self.wake.wait(earliest - time.monotonic())
             now = time.monotonic()
-            for execution, deadline in list(self.deadlines.items()):
-                if deadline <= now:
-                    self.expire(execution, now + AGAIN_S)
+            overdue = [execution for execution, deadline in list(self.deadlines.items()) if deadline <= now]
+            for execution in overdue:
+                execution.interrupt()
+            for execution in overdue:
+                self.expire(execution, now + AGAIN_S)
 
     def expire(self, execution, again_at):
         if execution in self.deadlines:

@@ -1,9 +1,11 @@
 """Threads that serve connections: started when they are needed, kept for the next one."""
 
 import threading
-from queue import SimpleQueue
+from collections import deque
 
 MAX_WORKERS = 256
+# How long a thread waits for another connection before it ends.
+IDLE_S = 30
 
 
 class Workers:
@@ -11,18 +13,19 @@ class Workers:
 
     def __init__(self, attend):
         self.attend = attend
-        self.queue = SimpleQueue()
-        self.lock = threading.Lock()
+        self.queue = deque()
+        self.arrival = threading.Condition()
+        # Of all threads those that wait, or are about to take what has arrived.
         self.n_idle = 0
         self.n_workers = 0
 
     def submit(self, connection):
-        with self.lock:
-            if self.n_idle > 0:
-                self.n_idle -= 1
+        with self.arrival:
+            self.queue.append(connection)
+            if self.n_idle >= len(self.queue):
+                self.arrival.notify()
             elif self.n_workers < MAX_WORKERS and self.start():
                 self.n_workers += 1
-        self.queue.put(connection)
 
     def start(self):
         try:
@@ -33,8 +36,7 @@ class Workers:
         return True
 
     def run(self):
-        while True:
-            connection = self.queue.get()
+        while (connection := self.take()) is not None:
             try:
                 self.attend(connection)
             except BaseException as error:
@@ -43,8 +45,18 @@ class Workers:
                 if not isinstance(error, (OSError, Interrupted)):
                     report(error)
             del connection
-            with self.lock:
-                self.n_idle += 1
+
+    def take(self):
+        """The next connection; None where this thread is not needed any more."""
+        with self.arrival:
+            self.n_idle += 1
+            while not self.queue:
+                if not self.arrival.wait(IDLE_S) and not self.queue:
+                    self.n_idle -= 1
+                    self.n_workers -= 1
+                    return None
+            self.n_idle -= 1
+            return self.queue.popleft()
 
 
 class Interrupted(BaseException):
