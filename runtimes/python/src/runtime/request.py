@@ -84,16 +84,13 @@ def parse_query(text):
 def function_headers(message, settings):
     """Without the runtime's own headers and the caller's own credential, below the enforced ones."""
     headers = {name: value for name, value in message.headers.items() if not name.startswith(CONTROL)}
-    if message.authorizations and settings.secret:
-        import base64
-
-        own = "Basic " + base64.b64encode(f"opr:{settings.secret}".encode()).decode()
-        if message.authorizations[0] == own:
-            del headers["authorization"]
-            for value in message.authorizations:
-                if value != own:
-                    headers["authorization"] = value
-                    break
+    own = settings.own_credential
+    if own and message.authorizations and message.authorizations[0] == own:
+        del headers["authorization"]
+        for value in message.authorizations:
+            if value != own:
+                headers["authorization"] = value
+                break
     headers.update(settings.enforced_headers)
     return headers
 

@@ -1,5 +1,6 @@
 """What the server is told by its environment, read once at start."""
 
+import binascii
 import os
 
 SOURCE_DIR = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -15,6 +16,8 @@ class Settings:
         self.timings_file = "/mnt/telemetry/timings.txt"
         self.startup_began = None
         self.secret = ""
+        # The caller's credential with that secret, which is not the function's to see.
+        self.own_credential = None
         self.is_development = False
         self.entrypoint = "main.py"
         self.enforced_headers = {}
@@ -24,6 +27,9 @@ class Settings:
     def from_environment(cls, env):
         settings = cls()
         settings.secret = env.get("OPEN_RUNTIMES_SECRET", "")
+        if settings.secret:
+            encoded = binascii.b2a_base64(f"opr:{settings.secret}".encode(), newline=False)
+            settings.own_credential = "Basic " + encoded.decode()
         settings.is_development = env.get("OPEN_RUNTIMES_ENV") == "development"
         settings.entrypoint = env.get("OPEN_RUNTIMES_ENTRYPOINT") or settings.entrypoint
         settings.enforced_headers = parse_enforced_headers(env.get("OPEN_RUNTIMES_HEADERS"))
