@@ -136,7 +136,7 @@ impl Nginx {
             .map(|(name, value)| format!("proxy_set_header {name} '{value}';"))
             .collect();
         let text = format!(
-            "daemon off; worker_processes 1; pid {dir}/pid; error_log {dir}/error.log;
+            "daemon off; master_process off; pid {dir}/pid; error_log {dir}/error.log;
             events {{ worker_connections 1024; }}
             http {{
                 access_log off; client_body_temp_path {dir}; proxy_temp_path {dir};
