@@ -139,6 +139,7 @@ fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(n_threads())
+        .on_thread_park(crate::telemetry::log::flush)
         .enable_all()
         .build()
         .context("cannot start threads")?;

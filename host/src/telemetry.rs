@@ -1,10 +1,12 @@
-//! Figures for `/metrics`, in Prometheus' text format.
+//! Figures for `/metrics`, in Prometheus' text format, and how log lines are written.
 
 use std::time::Duration;
 
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
+
+pub mod log;
 
 /// Upper bounds of durations, in seconds: from a warm dispatch to a long function.
 const SECONDS: &[f64] = &[

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use super::Session;
-use crate::{config::Config, serve::Node};
+use crate::{config::Config, serve::Node, telemetry::log::Lines};
 
 pub(super) async fn run(session: Session) -> anyhow::Result<()> {
     start_logs(&session.config)?;
@@ -54,7 +54,7 @@ fn start_logs(config: &Config) -> anyhow::Result<()> {
     })?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(|| Lines);
     if std::io::stderr().is_terminal() {
         logs.init();
     } else {
