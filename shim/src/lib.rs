@@ -7,4 +7,7 @@
 //! ```
 
 pub mod cgroup;
+pub mod launch;
 
+mod plan;
+mod sys;

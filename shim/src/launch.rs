@@ -1,0 +1,386 @@
+//! Makes the processes of containers: a request becomes a plan, descriptors, and a child of this process.
+
+use std::{
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use oci_spec::runtime::{Process, Spec};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+
+use crate::{cgroup::Entry, plan::HookPlan};
+
+pub use crate::plan::SpecError;
+
+mod channel;
+mod child;
+mod failure;
+mod hooks;
+mod request;
+mod spawner;
+pub(crate) mod tree;
+
+use child::{Order, Report};
+use request::{Bearing, Prepared};
+use spawner::{Reply, Request};
+
+/// Makes processes. Cheap to copy.
+#[derive(Debug, Clone)]
+pub struct Launcher(Arc<Mutex<UnixStream>>);
+
+/// A container to be made.
+#[derive(Debug)]
+pub struct CreateRequest {
+    /// The container's name.
+    pub id: String,
+    /// The OCI bundle.
+    pub bundle: PathBuf,
+    /// `config.json`.
+    pub spec: Spec,
+    /// The root file system as containerd tells it; empty where it is in the bundle already.
+    pub rootfs: Vec<RootfsMount>,
+    /// What the main process reads and writes.
+    pub stdio: ProcessStdio,
+    /// Where the main process is born into.
+    pub cgroup: Entry,
+    /// Keeps the session keyring of this process (runc's `no_new_keyring`).
+    pub no_new_keyring: bool,
+}
+
+/// A further process in a container.
+#[derive(Debug)]
+pub struct ExecRequest {
+    /// The container's name.
+    pub id: String,
+    /// The OCI bundle.
+    pub bundle: PathBuf,
+    /// `config.json` of the container.
+    pub spec: Spec,
+    /// What is to be run.
+    pub process: Process,
+    /// The container's main process.
+    pub init: OwnedFd,
+    /// What the process reads and writes.
+    pub stdio: ProcessStdio,
+    /// Where the process is born into.
+    pub cgroup: Entry,
+}
+
+/// One of containerd's `types.Mount`.
+#[derive(Debug, Clone)]
+pub struct RootfsMount {
+    /// As in `overlay`.
+    pub kind: String,
+    /// What is mounted.
+    pub source: String,
+    /// Beneath the root; mostly empty.
+    pub target: String,
+    /// As in fstab(5).
+    pub options: Vec<String>,
+}
+
+/// What a process reads and writes.
+#[derive(Debug)]
+pub enum ProcessStdio {
+    /// Standard input, output and error.
+    Streams([OwnedFd; 3]),
+    /// A terminal that is made in the container.
+    Terminal,
+}
+
+/// A process that waits before its program.
+#[derive(Debug)]
+pub struct Created {
+    /// As this process sees it.
+    pub pid: u32,
+    /// The process: a child of this one, which has to wait for it (waitid(2) with `P_PIDFD`).
+    pub pidfd: OwnedFd,
+    /// The terminal's master side.
+    pub console: Option<OwnedFd>,
+    /// Lets it go on.
+    pub gate: Gate,
+}
+
+/// Holds a process back. Dropping it ends the process.
+#[derive(Debug)]
+pub struct Gate {
+    control: UnixStream,
+    state: String,
+    poststart: Vec<HookPlan>,
+}
+
+/// Why there is no process.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The spec asks for what is unknown or impossible.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The program cannot be executed.
+    #[error("exec: {program:?}: {reason}")]
+    Program {
+        /// As the spec has it.
+        program: String,
+        /// As in "executable file not found in $PATH".
+        reason: String,
+    },
+    /// The kernel refused a step.
+    #[error("{step}")]
+    Step {
+        /// As in "mount proc at /proc".
+        step: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Launcher {
+    /// Forks the process that makes all others. Call it before this process has a second thread.
+    ///
+    /// # Errors
+    /// The kernel has no process or descriptor left.
+    pub fn start() -> io::Result<Self> {
+        Ok(Self(Arc::new(Mutex::new(spawner::fork()?))))
+    }
+
+    /// Makes a container; its main process waits before its program.
+    ///
+    /// # Errors
+    /// See [`LaunchError`]. Nothing is left of a container that failed.
+    pub async fn create(&self, request: CreateRequest) -> Result<Created, LaunchError> {
+        let launcher = self.clone();
+        blocking(move || {
+            let mut request = request;
+            let bearing = request::container_birth(&mut request)?;
+            launcher.make(bearing, |bearing| {
+                request::container(request, bearing, &launcher)
+            })
+        })
+        .await
+    }
+
+    /// Makes a further process in a container; it waits before its program.
+    ///
+    /// # Errors
+    /// See [`LaunchError`].
+    pub async fn exec(&self, request: ExecRequest) -> Result<Created, LaunchError> {
+        let launcher = self.clone();
+        blocking(move || {
+            let mut request = request;
+            let bearing = request::exec_birth(&mut request)?;
+            launcher.make(bearing, |_| request::exec(request))
+        })
+        .await
+    }
+
+    /// The process is made while its plan is.
+    fn make(
+        &self,
+        bearing: Bearing,
+        prepare: impl FnOnce(&Bearing) -> Result<Prepared, LaunchError>,
+    ) -> Result<Created, LaunchError> {
+        let (born, prepared) = std::thread::scope(|scope| {
+            let born = scope.spawn(|| self.bear(&bearing));
+            let prepared = prepare(&bearing);
+            (born.join(), prepared)
+        });
+        // What the process has of them is its own: here they would keep it from seeing the end of others.
+        let Bearing { control, .. } = bearing;
+        let (pid, pidfd) = born.unwrap_or_else(|_| Err(lost()))?;
+        let made = prepared.and_then(|prepared| prepared.hand_over(pid, &control));
+        if made.is_err() {
+            let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+            let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+        }
+        let (process, console) = made?;
+        Ok(Created {
+            pid,
+            pidfd,
+            console,
+            gate: Gate {
+                control,
+                state: process.state(pid, "created"),
+                poststart: process.poststart,
+            },
+        })
+    }
+
+    fn bear(&self, bearing: &Bearing) -> Result<(u32, OwnedFd), LaunchError> {
+        let descriptors: Vec<_> = bearing.descriptors.iter().map(AsFd::as_fd).collect();
+        match self.ask(&Request::Process(bearing.birth.clone()), &descriptors)? {
+            (Reply::Process { pid, passer }, Some(pidfd)) => {
+                let reaped = passer.map_or(Ok(()), reap);
+                reaped.map_err(step("wait for a passer"))?;
+                Ok((pid, pidfd))
+            }
+            (Reply::Failed(failure), _) => Err(failure.into()),
+            _ => Err(lost()),
+        }
+    }
+
+    /// A user namespace with these ids, for mounts.
+    fn user_namespace(&self, maps: crate::plan::IdMaps) -> Result<OwnedFd, LaunchError> {
+        match self.ask(&Request::UserNamespace(maps), &[])? {
+            (Reply::UserNamespace, Some(namespace)) => Ok(namespace),
+            (Reply::Failed(failure), _) => Err(failure.into()),
+            _ => Err(lost()),
+        }
+    }
+
+    fn ask(
+        &self,
+        request: &Request,
+        descriptors: &[BorrowedFd],
+    ) -> Result<(Reply, Option<OwnedFd>), LaunchError> {
+        let spawner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        channel::send(&spawner, request, descriptors).map_err(step("ask the spawner"))?;
+        let received = channel::receive(&spawner).map_err(step("hear from the spawner"))?;
+        let (reply, mut descriptors) = received.ok_or_else(lost)?;
+        Ok((reply, descriptors.pop()))
+    }
+}
+
+impl Gate {
+    /// Lets the process execute its program; answers when it does.
+    ///
+    /// # Errors
+    /// [`LaunchError::Program`] where it cannot; the process has ended then.
+    pub async fn open(self) -> Result<(), LaunchError> {
+        blocking(move || {
+            let order = Order { state: self.state };
+            channel::send(&self.control, &order, &[]).map_err(step("start the process"))?;
+            // The program's execution closes the process's end.
+            match channel::receive(&self.control) {
+                Ok(None) => {}
+                Ok(Some((Report::Failed(failure), _))) => return Err(failure.into()),
+                Ok(Some(_)) | Err(_) => return Err(lost()),
+            }
+            let state = order.state.replacen("created", "running", 1);
+            for hook in &self.poststart {
+                // The program runs by now: nothing is to be undone.
+                if let Err(error) = hooks::run(hook, &state) {
+                    log::warn!("poststart hook {}: {error}", hook.path.display());
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// Runs the hooks that follow the end of a container, all of them.
+pub async fn poststop(id: &str, bundle: &std::path::Path, spec: &Spec) {
+    let Ok(process) = request::Surroundings::new(id, bundle, spec) else {
+        return;
+    };
+    let run = move || {
+        process.run_poststop();
+        Ok(())
+    };
+    let _ = blocking(run).await;
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, LaunchError> + Send + 'static,
+) -> Result<T, LaunchError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(step("make a process")(io::Error::other(error))))
+}
+
+fn step(step: impl Into<String>) -> impl FnOnce(io::Error) -> LaunchError {
+    let step = step.into();
+    move |source| LaunchError::Step { step, source }
+}
+
+fn lost() -> LaunchError {
+    step("make a process")(io::Error::other("it ended without a word"))
+}
+
+fn reap(pid: u32) -> io::Result<()> {
+    let pid =
+        rustix::process::Pid::from_raw(pid.cast_signed()).ok_or(io::ErrorKind::InvalidData)?;
+    match waitid(WaitId::Pid(pid), WaitIdOptions::EXITED) {
+        // Whoever waits for orphans has met it before.
+        Err(rustix::io::Errno::CHILD) | Ok(_) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl Prepared {
+    /// Gives the process its plan, and goes with it until it waits before its program; answers its terminal's
+    /// master side.
+    fn hand_over(
+        self,
+        pid: u32,
+        control: &UnixStream,
+    ) -> Result<(request::Surroundings, Option<OwnedFd>), LaunchError> {
+        let Self {
+            plan,
+            descriptors,
+            process,
+        } = self;
+        let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        let sent = channel::send(control, &plan, &borrowed);
+        drop(descriptors);
+        // One that has ended has left a word why.
+        let made = match sent {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                Err(step("give the process its plan")(error))
+            }
+            Ok(()) | Err(_) => process.see_to(pid, control),
+        };
+        if made.is_err() {
+            process.run_poststop();
+        }
+        made.map(|console| (process, console))
+    }
+}
+
+impl request::Surroundings {
+    /// Goes with a process until it waits before its program; answers its terminal's master side.
+    fn see_to(&self, pid: u32, control: &UnixStream) -> Result<Option<OwnedFd>, LaunchError> {
+        loop {
+            let received = channel::receive(control).map_err(step("hear from the process"))?;
+            let (report, mut descriptors) = received.ok_or_else(lost)?;
+            match report {
+                Report::Failed(failure) => return Err(failure.into()),
+                Report::Mounted => {
+                    let state = self.state(pid, "creating");
+                    for hook in &self.before_pivot {
+                        let named = format!("run the hook {}", hook.path.display());
+                        hooks::run(hook, &state).map_err(step(named))?;
+                    }
+                    channel::send(control, &Order { state }, &[])
+                        .map_err(step("answer the process"))?;
+                }
+                Report::Created => {
+                    self.adjust(pid)?;
+                    return Ok(descriptors.pop());
+                }
+            }
+        }
+    }
+
+    /// What is to be cleaned up is cleaned up, whatever one of them says.
+    fn run_poststop(&self) {
+        let state = self.state(0, "stopped");
+        for hook in &self.poststop {
+            if let Err(error) = hooks::run(hook, &state) {
+                log::warn!("poststop hook {}: {error}", hook.path.display());
+            }
+        }
+    }
+
+    /// What needs the host's rights.
+    fn adjust(&self, pid: u32) -> Result<(), LaunchError> {
+        if let Some(adjustment) = self.oom_score_adj {
+            std::fs::write(format!("/proc/{pid}/oom_score_adj"), adjustment.to_string())
+                .map_err(step("set the OOM score of the process"))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,321 @@
+//! What a container's process does between its birth and its program. It has one thread, and all that it needs
+//! was decided before: it makes system calls, and tells the first that fails.
+
+use std::{
+    convert::Infallible,
+    io::{self, Read},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+};
+
+use nix::libc;
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    channel,
+    failure::{Failure, Step},
+    hooks, tree,
+};
+use crate::{
+    plan::{
+        Birth, ContainerPlan, ExecPlan, HookPlan, NamespacePlan, Plan, Propagation,
+        StandardDescriptors,
+    },
+    sys::{self, MountAttributes, attribute},
+};
+
+mod console;
+mod copy_up;
+mod devices;
+mod finish;
+mod mounts;
+mod root;
+
+use root::Root;
+
+/// What a process tells the shim.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Report {
+    /// Its mounts are made: the host's hooks may run. Waits for an [`Order`].
+    Mounted,
+    /// It is complete, with its terminal's master side as descriptor where it has one. Waits for an [`Order`].
+    Created,
+    Failed(Failure),
+}
+
+/// Go on; with the container's state, as hooks take it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Order {
+    pub(super) state: String,
+}
+
+/// The descriptors of a plan.
+#[derive(Debug)]
+pub(super) struct Held(Vec<OwnedFd>);
+
+impl Held {
+    pub(super) fn new(descriptors: Vec<OwnedFd>) -> Self {
+        Self(descriptors)
+    }
+
+    pub(super) fn get(&self, at: usize) -> BorrowedFd<'_> {
+        self.0[at].as_fd()
+    }
+}
+
+/// Where a process talks with the shim.
+struct Control(UnixStream);
+
+impl Control {
+    fn report(&self, report: &Report, descriptors: &[BorrowedFd]) -> io::Result<()> {
+        channel::send(&self.0, report, descriptors)
+    }
+
+    /// Waits for the word to go on. The shim's end is the process's too.
+    fn wait(&self) -> Order {
+        match channel::receive(&self.0) {
+            Ok(Some((order, _))) => order,
+            _ => sys::exit_now(1),
+        }
+    }
+
+    /// Tells why there will be no program, and ends.
+    fn fail(&self, failure: Failure) -> ! {
+        let _ = self.report(&Report::Failed(failure), &[]);
+        sys::exit_now(1)
+    }
+}
+
+/// A process that has just been made. `mapped` has a byte once the ids of its user namespace are set.
+pub(super) fn live(birth: &Birth, held: Held, mapped: Option<io::PipeReader>) -> ! {
+    let Ok(control) = held.get(birth.control).try_clone_to_owned() else {
+        sys::exit_now(1)
+    };
+    drop(held);
+    let control = Control(control.into());
+    let run = || {
+        prepare(&birth.namespaces, mapped)?;
+        let received = channel::receive::<Plan>(&control.0).step("read the plan")?;
+        let Some((plan, descriptors)) = received else {
+            sys::exit_now(1)
+        };
+        let held = Held::new(descriptors);
+        match plan {
+            Plan::Container(plan) => Child {
+                plan: &plan,
+                namespaces: &birth.namespaces,
+                held,
+                control: &control,
+            }
+            .run(),
+            Plan::Exec(plan) => exec(&plan, &held, &control),
+        }
+    };
+    match run() {
+        Err(failure) => control.fail(failure),
+        Ok(never) => match never {},
+    }
+}
+
+/// What needs no plan: it is done while the shim is still making one.
+fn prepare(namespaces: &NamespacePlan, mapped: Option<io::PipeReader>) -> Result<(), Failure> {
+    if let Some(mut mapped) = mapped
+        && mapped.read_exact(&mut [0]).is_err()
+    {
+        sys::exit_now(1);
+    }
+    if namespaces.has(libc::CLONE_NEWUSER) {
+        become_root()?;
+        if namespaces.new & libc::CLONE_NEWIPC != 0 {
+            sys::unshare(libc::CLONE_NEWIPC).step("make an IPC namespace")?;
+        }
+    }
+    if namespaces.new & libc::CLONE_NEWNET != 0 {
+        sys::loopback_up().step("switch the loopback interface on")?;
+    }
+    Ok(())
+}
+
+/// A further process of a container, in its namespaces already.
+fn exec(plan: &ExecPlan, held: &Held, control: &Control) -> Result<Infallible, Failure> {
+    enter_cgroups(&plan.descriptors, held)?;
+    begin_session(None)?;
+    let console = match plan.descriptors.streams {
+        Some(_) => None,
+        None => Some(console::Console::open(
+            &Root::current()?,
+            plan.process.console_size,
+        )?),
+    };
+    finish::finish(
+        &plan.process,
+        held,
+        finish::Surroundings {
+            control,
+            streams: plan.descriptors.streams,
+            console,
+            start_hooks: &[],
+        },
+    )
+}
+
+struct Child<'a> {
+    plan: &'a ContainerPlan,
+    namespaces: &'a NamespacePlan,
+    held: Held,
+    control: &'a Control,
+}
+
+impl Child<'_> {
+    fn run(&self) -> Result<Infallible, Failure> {
+        let plan = self.plan;
+        enter_cgroups(&plan.descriptors, &self.held)?;
+        if self.namespaces.new & libc::CLONE_NEWCGROUP != 0 {
+            sys::unshare(libc::CLONE_NEWCGROUP).step("make a cgroup namespace")?;
+        }
+        begin_session(plan.keyring.as_deref())?;
+        rustix::process::umask(rustix::fs::Mode::empty());
+        let console = self.make_root()?;
+        for (name, value, set) in [
+            (
+                "set the hostname",
+                &plan.hostname,
+                rustix::system::sethostname as fn(&[u8]) -> _,
+            ),
+            (
+                "set the domainname",
+                &plan.domainname,
+                rustix::system::setdomainname,
+            ),
+        ] {
+            if let Some(value) = value {
+                set(value.as_bytes()).step(name)?;
+            }
+        }
+        finish::finish(
+            &plan.process,
+            &self.held,
+            finish::Surroundings {
+                control: self.control,
+                streams: plan.descriptors.streams,
+                console,
+                start_hooks: &plan.start_hooks,
+            },
+        )
+    }
+
+    /// From the host's file systems to the container's.
+    fn make_root(&self) -> Result<Option<console::Console>, Failure> {
+        let plan = self.plan;
+        mount_change(
+            "/",
+            MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+        )
+        .step("keep mounts to the container")?;
+        let proc = root::open_proc()?;
+        let tree = self.held.get(plan.root.tree);
+        let host = root::open_folder("/").step("open the host's root")?;
+        // The new root hides the old one from nobody who has it as root already, as this process has.
+        tree::attach(tree, host.as_fd()).step("mount the root file system")?;
+        rustix::process::fchdir(tree).step("enter the root file system")?;
+        let root = Root::new(tree)?;
+        for mount in &plan.mounts {
+            mounts::mount(&root, mount, &self.held)?;
+        }
+        let has_user = self.namespaces.has(libc::CLONE_NEWUSER);
+        let console = self.make_devices(&root, has_user)?;
+        root.make_folder(plan.process.cwd.to_str().unwrap_or("/").as_ref())?;
+        if plan.has_hooks {
+            self.control
+                .report(&Report::Mounted, &[])
+                .step("report to the shim")?;
+            let order = self.control.wait();
+            run_hooks(&plan.create_hooks, "createContainer", &order.state)?;
+        }
+        for (name, value) in &plan.sysctls {
+            root::write_sysctl(proc.as_fd(), name, value)?;
+        }
+        mounts::close_dev(&root, &plan.mounts)?;
+        mounts::protect(&root, &plan.read_only, &plan.masked)?;
+        if plan.root.is_read_only {
+            let read_only = MountAttributes {
+                set: attribute::RDONLY,
+                ..MountAttributes::default()
+            };
+            sys::mount_setattr(tree, read_only, false, None).step("make the root read-only")?;
+        }
+        drop(root);
+        pivot(plan.root.propagation)?;
+        Ok(console)
+    }
+
+    fn make_devices(
+        &self,
+        root: &Root,
+        has_user: bool,
+    ) -> Result<Option<console::Console>, Failure> {
+        if let Some(all) = &self.plan.devices {
+            devices::make(root, all, has_user)?;
+        }
+        if self.plan.descriptors.streams.is_some() {
+            return Ok(None);
+        }
+        let console = console::Console::open(root, self.plan.process.console_size)?;
+        console.mount(root)?;
+        Ok(Some(console))
+    }
+}
+
+/// Makes the current folder the root, and forgets the host's.
+fn pivot(propagation: Option<Propagation>) -> Result<(), Failure> {
+    rustix::process::pivot_root(".", ".").step("change the root")?;
+    unmount(".", UnmountFlags::DETACH).step("leave the host's root")?;
+    rustix::process::chdir("/").step("enter the root")?;
+    if let Some(Propagation { kind, .. }) = propagation {
+        let root = root::open_folder("/").step("open the root")?;
+        let attributes = MountAttributes {
+            propagation: kind,
+            ..MountAttributes::default()
+        };
+        sys::mount_setattr(root.as_fd(), attributes, true, None)
+            .step("set the propagation of the root")?;
+    }
+    Ok(())
+}
+
+/// A number that the kernel takes for the writer's own.
+fn enter_cgroups(standard: &StandardDescriptors, held: &Held) -> Result<(), Failure> {
+    for &tasks in &standard.tasks {
+        rustix::io::write(held.get(tasks), b"0").step("enter a cgroup")?;
+    }
+    Ok(())
+}
+
+/// The root of the user namespace; the ids of the host mean nobody there.
+fn become_root() -> Result<(), Failure> {
+    use rustix::process::{Gid, Uid};
+    let (uid, gid) = (Uid::ROOT, Gid::ROOT);
+    rustix::thread::set_thread_res_gid(gid, gid, gid).step("become the namespace's root group")?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).step("become the namespace's root")
+}
+
+fn begin_session(keyring: Option<&std::ffi::CStr>) -> Result<(), Failure> {
+    if let Some(name) = keyring {
+        match sys::join_session_keyring(name) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {}
+            joined => joined.step("make a session keyring")?,
+        }
+    }
+    rustix::process::setsid().step("begin a session").map(drop)
+}
+
+fn run_hooks(all: &[HookPlan], kind: &str, state: &str) -> Result<(), Failure> {
+    for (at, hook) in all.iter().enumerate() {
+        hooks::run(hook, state)
+            .step_with(|| format!("run {kind} hook {at}, {}", hook.path.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,226 @@
+//! The process that makes all others. It has one thread and little memory, so that a copy of it is cheap and
+//! holds no other thread's lock; it ends with the shim.
+//!
+//! ```text
+//! shim ──▶ spawner ──clone3──▶ the process, a child of the shim, which gets its plan from there
+//!             └──clone3──▶ passer ──clone3──▶ the same, where namespaces are joined on the way
+//! ```
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+};
+
+use nix::libc;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    channel,
+    child::{self, Held},
+    failure::{Failure, Step},
+};
+use crate::{
+    plan::{Birth, IdMaps, NamespacePlan},
+    sys::{self, Side, as_flags},
+};
+
+/// What the shim asks for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Request {
+    Process(Birth),
+    /// A user namespace without a process.
+    UserNamespace(IdMaps),
+}
+
+/// What it gets, with a descriptor: of the process, or of the namespace.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Reply {
+    /// Numbers of the process and of the passer, which has ended or is about to.
+    Process {
+        pid: u32,
+        passer: Option<u32>,
+    },
+    UserNamespace,
+    Failed(Failure),
+}
+
+/// Forks the spawner; answers the shim's end of its socket.
+pub(super) fn fork() -> io::Result<UnixStream> {
+    let (ours, its) = UnixStream::pair()?;
+    match sys::fork_alone()? {
+        Side::Parent { .. } => Ok(ours),
+        Side::Child => {
+            drop(ours);
+            let _ = rustix::thread::set_name(c"opr-spawner");
+            // Nor its children, until they execute their programs: whoever shares a container's namespaces
+            // reads and traces none of them.
+            let hidden = rustix::process::DumpableBehavior::NotDumpable;
+            let _ = rustix::process::set_dumpable_behavior(hidden);
+            serve(&its);
+            sys::exit_now(0)
+        }
+    }
+}
+
+/// Carries out requests until the shim is gone.
+fn serve(shim: &UnixStream) {
+    while let Ok(Some((request, descriptors))) = channel::receive::<Request>(shim) {
+        let (reply, descriptor) = match carry_out(request, descriptors) {
+            Ok((reply, descriptor)) => (reply, Some(descriptor)),
+            Err(failure) => (Reply::Failed(failure), None),
+        };
+        let descriptors: Vec<_> = descriptor.iter().map(AsFd::as_fd).collect();
+        if channel::send(shim, &reply, &descriptors).is_err() {
+            return;
+        }
+    }
+}
+
+fn carry_out(request: Request, descriptors: Vec<OwnedFd>) -> Result<(Reply, OwnedFd), Failure> {
+    let birth = match request {
+        Request::Process(birth) => birth,
+        Request::UserNamespace(maps) => return user_namespace(&maps),
+    };
+    let held = Held::new(descriptors);
+    let namespaces = &birth.namespaces;
+    let flags = libc::CLONE_PARENT | namespaces.new & !later(namespaces);
+    if namespaces.joined.is_empty() && namespaces.time_offsets.is_empty() {
+        return bear(&birth, held, flags, None);
+    }
+    pass(move || {
+        if birth.namespaces.has(libc::CLONE_NEWUSER) {
+            raise_limits(0, &birth)?;
+        }
+        join(&birth.namespaces, &held)?;
+        let passer = Some(std::process::id());
+        bear(&birth, held, flags & !CLONE_NEWTIME, passer)
+    })
+}
+
+const CLONE_NEWTIME: i32 = 0x80;
+
+/// What the process itself makes: the cgroup namespace once it is in its cgroup, and with ids of its own the IPC
+/// namespace once it is root, who owns what is in it.
+fn later(namespaces: &NamespacePlan) -> i32 {
+    let ipc = if namespaces.has(libc::CLONE_NEWUSER) {
+        libc::CLONE_NEWIPC
+    } else {
+        0
+    };
+    libc::CLONE_NEWCGROUP | ipc
+}
+
+/// Makes the process, which goes on in `child`.
+fn bear(
+    birth: &Birth,
+    held: Held,
+    flags: i32,
+    passer: Option<u32>,
+) -> Result<(Reply, OwnedFd), Failure> {
+    let (mapped, go) = io::pipe().step("make a pipe")?;
+    let cgroup = birth.cgroup.map(|at| held.get(at));
+    let id_maps = birth.namespaces.id_maps.as_ref();
+    match alone(flags, cgroup).step("make a process in its namespaces")? {
+        Side::Child => {
+            drop(go);
+            child::live(birth, held, id_maps.is_some().then_some(mapped))
+        }
+        Side::Parent { pid, pidfd } => {
+            if let Some(maps) = id_maps {
+                // Without a word the process ends by itself.
+                raise_limits(pid, birth)?;
+                write_maps(pid, maps)?;
+                (&go).write_all(&[1]).step("tell a process of its ids")?;
+            }
+            Ok((Reply::Process { pid, passer }, pidfd))
+        }
+    }
+}
+
+/// Hard limits are raised by who has the host's rights; the process itself lowers them to what they are to be
+/// in the end.
+fn raise_limits(pid: u32, birth: &Birth) -> Result<(), Failure> {
+    for &(resource, _, hard) in &birth.rlimits {
+        sys::raise_rlimit(pid, resource, hard)
+            .step_with(|| format!("raise the limit {resource}"))?;
+    }
+    Ok(())
+}
+
+/// Runs `work` in a process of its own, a child of the shim: namespaces that it joins are not the spawner's.
+fn pass(
+    work: impl FnOnce() -> Result<(Reply, OwnedFd), Failure>,
+) -> Result<(Reply, OwnedFd), Failure> {
+    let (ours, its) = UnixStream::pair().step("make a socket")?;
+    let side = alone(libc::CLONE_PARENT, None).step("make a process that joins namespaces")?;
+    if let Side::Child = side {
+        drop(ours);
+        let _ = match work() {
+            Ok((reply, descriptor)) => channel::send(&its, &reply, &[descriptor.as_fd()]),
+            Err(failure) => channel::send(&its, &Reply::Failed(failure), &[]),
+        };
+        sys::exit_now(0);
+    }
+    drop((its, work));
+    let received = channel::receive::<Reply>(&ours).step("hear of a process")?;
+    match received {
+        Some((Reply::Failed(failure), _)) => Err(failure),
+        Some((reply, mut descriptors)) if descriptors.len() == 1 => {
+            Ok((reply, descriptors.remove(0)))
+        }
+        _ => Err(io::Error::other("it ended without a word")).step("hear of a process"),
+    }
+}
+
+/// Joins what is the host's to give: the user namespace is the last, since it takes the rights over others.
+fn join(plan: &NamespacePlan, held: &Held) -> Result<(), Failure> {
+    if plan.new & CLONE_NEWTIME != 0 {
+        sys::unshare(CLONE_NEWTIME).step("make a time namespace")?;
+        std::fs::write("/proc/self/timens_offsets", &plan.time_offsets)
+            .step("set the offsets of clocks")?;
+    }
+    for joined in &plan.joined {
+        sys::setns(held.get(joined.descriptor), joined.kind)
+            .step_with(|| format!("join namespaces of kind {:#x}", joined.kind))?;
+    }
+    Ok(())
+}
+
+fn write_maps(pid: u32, maps: &IdMaps) -> Result<(), Failure> {
+    for (file, text) in [("uid_map", &maps.uids), ("gid_map", &maps.gids)] {
+        std::fs::write(format!("/proc/{pid}/{file}"), text)
+            .step_with(|| format!("map ids in {file}"))?;
+    }
+    Ok(())
+}
+
+fn user_namespace(maps: &IdMaps) -> Result<(Reply, OwnedFd), Failure> {
+    let (wait, go) = io::pipe().step("make a pipe")?;
+    match alone(libc::CLONE_NEWUSER, None).step("make a user namespace")? {
+        Side::Child => {
+            drop(go);
+            let _ = (&wait).read(&mut [0]);
+            sys::exit_now(0)
+        }
+        Side::Parent { pid, pidfd } => {
+            let made = write_maps(pid, maps).and_then(|()| {
+                File::open(format!("/proc/{pid}/ns/user")).step("open a user namespace")
+            });
+            drop(go);
+            let _ = rustix::process::waitid(
+                rustix::process::WaitId::PidFd(pidfd.as_fd()),
+                rustix::process::WaitIdOptions::EXITED,
+            );
+            Ok((Reply::UserNamespace, made?.into()))
+        }
+    }
+}
+
+/// A new process; this one has a single thread.
+fn alone(flags: i32, cgroup: Option<BorrowedFd>) -> io::Result<Side> {
+    sys::clone_alone(as_flags(flags), cgroup)
+}
