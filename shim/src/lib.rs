@@ -7,7 +7,12 @@
 //! ```
 
 pub mod cgroup;
+pub mod events;
 pub mod launch;
+pub mod log;
+pub mod reaper;
+pub mod stdio;
+pub mod task;
 
 mod plan;
 mod sys;
