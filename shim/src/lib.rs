@@ -6,11 +6,15 @@
 //!                                      └───▶ cgroup, events, reaper
 //! ```
 
+pub mod bootstrap;
 pub mod cgroup;
 pub mod events;
 pub mod launch;
 pub mod log;
 pub mod reaper;
+pub mod serve;
+pub mod service;
+pub mod socket;
 pub mod stdio;
 pub mod task;
 

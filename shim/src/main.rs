@@ -1,0 +1,7 @@
+//! The shim's program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    shim::bootstrap::main()
+}

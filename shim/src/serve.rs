@@ -1,0 +1,267 @@
+//! The daemon: serves the Task API on a socket that it inherits, until containerd has no more containers for it.
+
+use std::{
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixListener,
+    },
+    path::Path,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use containerd_shim::{
+    Flags,
+    protos::{
+        shim_async::create_task,
+        ttrpc::{
+            self,
+            r#async::{Server, transport::Listener},
+        },
+    },
+};
+use futures_util::stream;
+use log::{info, warn};
+use rustix::{fs::OFlags, net::sockopt::socket_acceptconn};
+use tokio::{
+    net::UnixStream,
+    signal::unix::{SignalKind, signal},
+    sync::Notify,
+};
+
+use crate::{
+    events::Publisher,
+    launch::Launcher,
+    reaper::Reaper,
+    service::Service,
+    socket,
+    task::{Node, Tasks},
+};
+
+/// Who has connected may be about to send a container: until then this process stays.
+const GRACE: Duration = Duration::from_secs(2);
+/// Without a container for so long, nobody will ask for the end: who started this process failed before it made one.
+const IDLE: Duration = Duration::from_secs(10);
+/// How long the last events may take.
+const FLUSH: Duration = Duration::from_secs(3);
+
+/// Why there is no daemon.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Standard input is not the socket.
+    #[error("standard input is no listening socket: containerd starts this program with `start`")]
+    NoSocket,
+    /// The kernel refused.
+    #[error("cannot {what}")]
+    Kernel {
+        /// As in "start the spawner".
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The server did not start.
+    #[error("cannot serve")]
+    Serve(#[from] ttrpc::Error),
+}
+
+/// Serves until it is not needed. Call it before the process has a second thread.
+///
+/// # Errors
+/// See [`ServeError`].
+pub fn run(flags: &Flags) -> Result<(), ServeError> {
+    let listener = inherit_socket()?;
+    // What the starter left open is no logger's.
+    crate::sys::close_on_exec_from(3).map_err(|source| ServeError::Kernel {
+        what: "keep descriptors from programs",
+        source,
+    })?;
+    // It fails where this process leads a session already.
+    let _ = rustix::process::setsid();
+    crate::log::init(Path::new("."), flags.debug);
+    rustix::process::chdir("/").map_err(failed("leave the bundle"))?;
+    let launcher = Launcher::start().map_err(|source| ServeError::Kernel {
+        what: "start the spawner",
+        source,
+    })?;
+    let itself = rustix::process::getpid();
+    rustix::process::set_child_subreaper(Some(itself)).map_err(failed("adopt orphans"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        // A hook or a slow disk may hold one for long; the others must find theirs.
+        .max_blocking_threads(256)
+        .thread_keep_alive(Duration::from_secs(2))
+        .enable_all()
+        .build()
+        .map_err(|source| ServeError::Kernel {
+            what: "start the runtime",
+            source,
+        })?;
+    let served = runtime.block_on(serve(flags, listener, launcher));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    served
+}
+
+async fn serve(
+    flags: &Flags,
+    listener: UnixListener,
+    launcher: Launcher,
+) -> Result<(), ServeError> {
+    let kernel = |what| move |source| ServeError::Kernel { what, source };
+    ignore_signals().map_err(kernel("take signals"))?;
+    let address = std::env::var("TTRPC_ADDRESS").unwrap_or_default();
+    let tasks = Arc::new(Tasks::new(Node {
+        namespace: flags.namespace.clone(),
+        launcher,
+        reaper: Reaper::start().map_err(kernel("take signals"))?,
+        publisher: Publisher::start(&address, &flags.namespace),
+    }));
+    let shutdown = Arc::new(Notify::new());
+    let service = Arc::new(Service::new(tasks.clone(), shutdown.clone()));
+    let doorman = Arc::new(Doorman::new());
+    let listener = guarded(listener, doorman.clone()).map_err(kernel("listen"))?;
+    let mut server = Server::new()
+        .add_listener(listener)
+        .register_service(create_task(service.clone()))
+        .register_service(version_2(service));
+    server.start().await?;
+    info!("serves {}", flags.socket);
+    until_unused(&tasks, &shutdown, &doorman, &flags.socket).await;
+    tasks.flush(FLUSH).await;
+    server.shutdown().await?;
+    Ok(())
+}
+
+/// containerd before 2.0 knows the same service by its older name.
+fn version_2(service: Arc<Service>) -> std::collections::HashMap<String, ttrpc::r#async::Service> {
+    let services = create_task(service).into_values();
+    services
+        .map(|service| ("containerd.task.v2.Task".to_owned(), service))
+        .collect()
+}
+
+/// Waits until containerd has asked for the end or forgotten this process, no container is left, and nobody is about to make one; then the
+/// socket is gone.
+async fn until_unused(tasks: &Tasks, shutdown: &Notify, doorman: &Doorman, address: &str) {
+    loop {
+        let asked = tokio::time::timeout(IDLE, shutdown.notified()).await;
+        let patience = || match asked {
+            // Who came last has made its container, and nobody else is expected.
+            Ok(()) if tasks.last_asked() >= doorman.last() => Duration::ZERO,
+            Ok(()) => GRACE,
+            Err(_) => IDLE,
+        };
+        while tasks.is_empty() {
+            let left = patience().saturating_sub(doorman.last().elapsed());
+            if !left.is_zero() {
+                tokio::time::sleep(left).await;
+                continue;
+            }
+            let is_unused = || tasks.is_empty() && doorman.last().elapsed() >= patience();
+            match socket::retire(address, is_unused) {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(e) => return warn!("cannot remove the socket {address}: {e}"),
+            }
+        }
+    }
+}
+
+/// Notes who comes.
+struct Doorman {
+    last: Mutex<Instant>,
+}
+
+impl Doorman {
+    fn new() -> Self {
+        Self {
+            last: Mutex::new(Instant::now()),
+        }
+    }
+
+    /// When the last one came.
+    fn last(&self) -> Instant {
+        *self.last.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Only the owner of this process and root may ask anything.
+    fn admits(&self, peer: &UnixStream) -> bool {
+        *self.last.lock().unwrap_or_else(|e| e.into_inner()) = Instant::now();
+        let owner = rustix::process::geteuid().as_raw();
+        match peer.peer_cred() {
+            Ok(peer) if peer.uid() == 0 || peer.uid() == owner => true,
+            Ok(peer) => {
+                warn!("refused a connection of user {}", peer.uid());
+                false
+            }
+            Err(e) => {
+                warn!("refused a connection of nobody: {e}");
+                false
+            }
+        }
+    }
+}
+
+fn guarded(listener: UnixListener, doorman: Arc<Doorman>) -> io::Result<Listener> {
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::UnixListener::from_std(listener)?;
+    let accepted = stream::unfold((listener, doorman), |(listener, doorman)| async move {
+        loop {
+            match listener.accept().await {
+                Ok((peer, _)) if doorman.admits(&peer) => {
+                    return Some((Ok(peer), (listener, doorman)));
+                }
+                Ok(_) => {}
+                Err(e) => {
+                    // Out of descriptors: trying at once again would only burn the processor.
+                    warn!("cannot accept: {e}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    });
+    Ok(Listener::new(accepted))
+}
+
+/// A shim ends with its containers, whatever signal comes: containerd's service manager may send one to all.
+fn ignore_signals() -> io::Result<()> {
+    for kind in [
+        SignalKind::terminate(),
+        SignalKind::interrupt(),
+        SignalKind::hangup(),
+    ] {
+        let mut signals = signal(kind)?;
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                info!("passed over signal {}", kind.as_raw_value());
+            }
+        });
+    }
+    Ok(())
+}
+
+/// `start` hands the socket over as standard input. It moves away from there, so that nothing that is started later
+/// has it.
+fn inherit_socket() -> Result<UnixListener, ServeError> {
+    let stdin = rustix::stdio::stdin();
+    if !socket_acceptconn(stdin).unwrap_or(false) {
+        return Err(ServeError::NoSocket);
+    }
+    let socket: OwnedFd =
+        rustix::io::fcntl_dupfd_cloexec(stdin, 3).map_err(failed("keep the socket"))?;
+    let null = rustix::fs::open(
+        "/dev/null",
+        OFlags::RDWR | OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )
+    .map_err(failed("open /dev/null"))?;
+    rustix::stdio::dup2_stdin(null.as_fd()).map_err(failed("move the socket"))?;
+    Ok(socket.into())
+}
+
+fn failed(what: &'static str) -> impl Fn(rustix::io::Errno) -> ServeError {
+    move |e| ServeError::Kernel {
+        what,
+        source: e.into(),
+    }
+}

@@ -1,0 +1,222 @@
+//! The socket of a group: one daemon behind it at any time.
+//!
+//! The folder's lock says who may change what is in it. `start` takes it shared to ask whether somebody answers, and
+//! alone to bind; the daemon takes it alone to go. So two starts yield one daemon, and a daemon that goes has either
+//! seen who asked, or is not found any more.
+
+use std::{
+    fs, io,
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{DirBuilderExt, MetadataExt},
+            net::{UnixListener, UnixStream},
+        },
+    },
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{FlockOperation, Mode, OFlags, fchmod, flock},
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
+};
+
+/// Why a socket cannot be had, asked or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// The kernel refused.
+    #[error("cannot {what} {path}")]
+    File {
+        /// As in "listen on".
+        what: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The folder of the socket is open to others.
+    #[error("{path} may be written by others than its owner")]
+    Folder {
+        /// Which.
+        path: PathBuf,
+    },
+}
+
+/// A folder of sockets that is locked. Dropping it unlocks.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    lock: OwnedFd,
+}
+
+/// Where the address says.
+pub(crate) fn path(address: &str) -> &Path {
+    Path::new(address.strip_prefix("unix://").unwrap_or(address))
+}
+
+/// Whether a daemon answers.
+pub(crate) fn answers(path: &Path) -> bool {
+    UnixStream::connect(path).is_ok()
+}
+
+impl Folder {
+    /// Makes the folder of a socket where it is missing, and locks it for asking.
+    pub(crate) fn ask(socket: &Path) -> Result<Self, SocketError> {
+        let path = socket.parent().unwrap_or(Path::new("/"));
+        let lock = match open(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let made = fs::DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(path);
+                made.and_then(|()| open(path))
+            }
+            opened => opened,
+        };
+        let lock = lock.map_err(failed("open", path))?;
+        is_private(path)?;
+        flock(&lock, FlockOperation::LockShared).map_err(|e| failed("lock", path)(e.into()))?;
+        Ok(Self { lock })
+    }
+
+    /// Locks it alone.
+    pub(crate) fn own(&self, socket: &Path) -> Result<(), SocketError> {
+        let locked = flock(&self.lock, FlockOperation::LockExclusive);
+        locked.map_err(|e| failed("lock the folder of", socket)(e.into()))
+    }
+}
+
+/// Listens on the socket, which only its owner may open. One that nobody serves is replaced.
+pub(crate) fn listen_on(path: &Path) -> Result<UnixListener, SocketError> {
+    let make = || {
+        match fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let flags = SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        // The file of the socket gets the mode that the socket has when it is bound.
+        fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+        bind(&socket, &SocketAddrUnix::new(path)?)?;
+        listen(&socket, 4096)?;
+        Ok(socket.into())
+    };
+    make().map_err(failed("listen on", path))
+}
+
+/// Removes the daemon's own socket if `is_unused` still says so while nobody can ask.
+///
+/// # Errors
+/// The folder cannot be locked or written; the socket stays.
+pub fn retire(address: &str, is_unused: impl FnOnce() -> bool) -> Result<bool, SocketError> {
+    let path = path(address);
+    let folder = Folder::ask(path)?;
+    folder.own(path)?;
+    if !is_unused() {
+        return Ok(false);
+    }
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(e)),
+        _ => Ok(true),
+    }
+}
+
+/// Removes the socket of a daemon that is gone. It is not asked: who asks is about to make a container.
+///
+/// # Errors
+/// The folder cannot be locked or written.
+pub(crate) fn remove_stale(address: &str) -> Result<(), SocketError> {
+    retire(address, || !is_bound(path(address))).map(drop)
+}
+
+/// Whether a process has a socket bound to this path.
+///
+/// Source: proc_net_unix(5); the path is the last field.
+fn is_bound(path: &Path) -> bool {
+    let end = format!(" {}", path.display());
+    let listed = fs::read_to_string("/proc/net/unix");
+    listed.map_or(true, |text| text.lines().any(|line| line.ends_with(&end)))
+}
+
+fn open(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+/// Nobody but its owner, who is this user or root, may put a socket there.
+fn is_private(path: &Path) -> Result<(), SocketError> {
+    let folder = fs::metadata(path).map_err(failed("open", path))?;
+    let owners = [0, rustix::process::geteuid().as_raw()];
+    match owners.contains(&folder.uid()) && folder.mode() & 0o022 == 0 {
+        true => Ok(()),
+        false => Err(SocketError::Folder { path: path.into() }),
+    }
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SocketError {
+    let path: PathBuf = path.into();
+    move |source| SocketError::File { what, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn only_the_owner_may_open_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s/socket");
+        let lock = Folder::ask(&path).unwrap();
+        lock.own(&path).unwrap();
+        let _listener = listen_on(&path).unwrap();
+        assert!(answers(&path));
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        let parent = fs::metadata(path.parent().unwrap()).unwrap();
+        assert_eq!(parent.mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn replaces_a_socket_that_nobody_serves() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        drop(listen_on(&path).unwrap());
+        assert!(!answers(&path));
+        let _listener = listen_on(&path).unwrap();
+        assert!(answers(&path));
+    }
+
+    #[test]
+    fn refuses_a_folder_that_others_may_write() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let error = Folder::ask(&folder.path().join("socket")).unwrap_err();
+        assert!(matches!(error, SocketError::Folder { .. }), "{error}");
+    }
+
+    #[test]
+    fn is_removed_once_nobody_has_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let address = format!("unix://{}", path.display());
+        let listener = listen_on(&path).unwrap();
+        remove_stale(&address).unwrap();
+        assert!(path.exists());
+        drop(listener);
+        remove_stale(&address).unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn stays_while_it_is_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let _listener = listen_on(&path).unwrap();
+        let address = format!("unix://{}", path.display());
+        assert!(!retire(&address, || false).unwrap());
+        assert!(answers(&path));
+        assert!(retire(&address, || true).unwrap());
+        assert!(!path.exists());
+        assert!(retire(&address, || true).unwrap());
+    }
+}
