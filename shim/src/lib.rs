@@ -18,5 +18,7 @@ pub mod socket;
 pub mod stdio;
 pub mod task;
 
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod plan;
 mod sys;
