@@ -15,6 +15,9 @@ use crate::id::ClassName;
 
 pub mod env;
 
+/// containerd's name of the project's own runtime.
+pub const OWN_RUNTIME: &str = "io.containerd.opr.v1";
+
 /// All settings of a node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -53,6 +56,9 @@ pub struct Containerd {
     pub program: PathBuf,
     /// containerd's namespace for all that this node makes.
     pub namespace: String,
+    /// Where the shims are that the node's own containerd starts, before those of `PATH`.
+    /// Default: the folder of the running program.
+    pub shim_dir: Option<PathBuf>,
     /// containerd's snapshotter; its layers must be directories for an overlay mount.
     pub snapshotter: String,
 }
@@ -108,7 +114,7 @@ pub struct Sandboxes {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Class {
-    /// containerd's runtime.
+    /// containerd's runtime, as in `io.containerd.runc.v2`. Default: the project's own, `io.containerd.opr.v1`.
     pub runtime: String,
     /// What the sandbox may reach.
     pub outbound: Outbound,
@@ -205,6 +211,7 @@ impl Default for Containerd {
             address: None,
             program: "containerd".into(),
             namespace: "opr".into(),
+            shim_dir: None,
             snapshotter: "overlayfs".into(),
         }
     }
@@ -244,7 +251,7 @@ impl Default for Sandboxes {
 impl Default for Class {
     fn default() -> Self {
         Self {
-            runtime: "io.containerd.runc.v2".into(),
+            runtime: OWN_RUNTIME.into(),
             outbound: Outbound::Nat,
             root: Root::ReadOnly,
             scratch_mib: 64,
@@ -381,6 +388,12 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Where the shims of the node's own containerd are, before those of `PATH`.
+    pub fn shim_dir(&self) -> Option<PathBuf> {
+        let own = || Some(std::env::current_exe().ok()?.parent()?.to_owned());
+        self.containerd.shim_dir.clone().or_else(own)
     }
 
     /// The socket of the containerd to use.

@@ -35,6 +35,7 @@ pub(super) struct Engine {
 #[derive(Debug, Clone)]
 struct Own {
     program: PathBuf,
+    shim_dir: Option<PathBuf>,
     dir: PathBuf,
     root: PathBuf,
     socket: PathBuf,
@@ -56,6 +57,7 @@ impl Engine {
         }
         let own = Own {
             program: config.containerd.program.clone(),
+            shim_dir: config.shim_dir(),
             dir: config.run_dir.join("containerd"),
             root: config.state_dir.join("containerd"),
             socket: socket.clone(),
@@ -151,6 +153,7 @@ impl Own {
         let mut child = Command::new(&self.program)
             .arg("--config")
             .arg(self.config_file())
+            .env("PATH", self.path()?)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -202,6 +205,17 @@ impl Own {
             };
             tracing::info!("containerd was started again");
         }
+    }
+
+    /// Where containerd looks for shims and other programs.
+    fn path(&self) -> io::Result<std::ffi::OsString> {
+        let own = std::env::var_os("PATH").unwrap_or_default();
+        let all = self
+            .shim_dir
+            .iter()
+            .cloned()
+            .chain(std::env::split_paths(&own));
+        std::env::join_paths(all).map_err(io::Error::other)
     }
 
     /// Version 2 is what containerd 1.6 to 2.x read.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{SandboxSpec, Source, seccomp, slots::Slot};
 use crate::{
-    config::{Class, Limits, Root},
+    config::{Class, Limits, OWN_RUNTIME, Root},
     sys::IDS,
 };
 
@@ -63,6 +63,8 @@ pub(super) struct Parts<'a> {
     pub(super) cgroup: &'a str,
     /// Uid and gid that the image's `user` means.
     pub(super) user: (u32, u32),
+    /// Sandboxes of one group share one process of the project's own shim.
+    pub(super) group: &'a str,
 }
 
 /// The spec of one sandbox.
@@ -71,6 +73,7 @@ pub(super) fn spec(parts: &Parts) -> serde_json::Result<Spec> {
         "ociVersion": "1.0.2",
         "root": { "path": "rootfs", "readonly": parts.class.root == Root::ReadOnly },
         "hostname": parts.sandbox.hostname,
+        "annotations": annotations(parts),
         "process": process(parts),
         "mounts": mounts(parts),
         "linux": {
@@ -84,6 +87,15 @@ pub(super) fn spec(parts: &Parts) -> serde_json::Result<Spec> {
             "seccomp": seccomp::filter(),
         },
     }))
+}
+
+/// A shim of runc's makes processes of its own for each container: there, one that fails harms no other.
+fn annotations(parts: &Parts) -> Value {
+    if parts.class.runtime == OWN_RUNTIME {
+        json!({ "io.containerd.runc.v2.group": parts.group })
+    } else {
+        json!({})
+    }
 }
 
 /// Limits as containerd's `Update` takes them.

@@ -1,6 +1,7 @@
 //! `opr doctor`: whether this machine can run functions, and how to fix what cannot.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
@@ -72,9 +73,9 @@ pub(super) async fn run(session: &Session) -> anyhow::Result<ExitCode> {
         checks::user_namespaces(read_number("/proc/sys/user/max_user_namespaces")),
         checks::overlay(&fs::read_to_string("/proc/filesystems").unwrap_or_default()),
         checks::cgroups(&fs::read_to_string("/proc/self/mounts").unwrap_or_default()),
-        checks::program("runc", "--version", find("runc").as_deref()),
     ];
     found.extend(containerd(config));
+    found.extend(runtimes(config));
     if config
         .class
         .values()
@@ -123,6 +124,29 @@ fn containerd(config: &Config) -> Vec<Check> {
     let program = &config.containerd.program;
     let found = find(&program.to_string_lossy());
     vec![checks::program("containerd", "--version", found.as_deref())]
+}
+
+/// What the runtimes of all classes need.
+fn runtimes(config: &Config) -> Vec<Check> {
+    let names: BTreeSet<_> = config.class.values().map(|class| &*class.runtime).collect();
+    let mut found = Vec::new();
+    for name in names {
+        let Some(shim) = checks::shim_of(name) else {
+            found.push(checks::runtime(name, None));
+            continue;
+        };
+        let beside = config.shim_dir().map(|folder| folder.join(&shim));
+        let file = beside.filter(|file| file.is_file()).or_else(|| find(&shim));
+        found.push(checks::runtime(name, file.as_deref()));
+        if name == "io.containerd.runc.v2" {
+            found.push(checks::program(
+                "runc",
+                "--version",
+                find("runc").as_deref(),
+            ));
+        }
+    }
+    found
 }
 
 fn outbound(config: &Config) -> Vec<Check> {

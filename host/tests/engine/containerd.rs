@@ -15,7 +15,7 @@ use opr_host::{
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
-    node::{Node, SERVER, exit_of, fetch, is_able, sandbox, tmp},
+    node::{Node, SERVER, exit_of, fetch, is_able, sandbox, shim_dir, tmp},
     traces::traces,
 };
 
@@ -171,8 +171,11 @@ impl Other {
         );
         fs::write(path("config.toml"), config).unwrap();
         let log = fs::File::create(path("log")).unwrap();
+        let own = std::env::var_os("PATH").unwrap();
+        let all = [shim_dir()].into_iter().chain(std::env::split_paths(&own));
         let process = Command::new("containerd")
             .args(["--config", &path("config.toml")])
+            .env("PATH", std::env::join_paths(all).unwrap())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()

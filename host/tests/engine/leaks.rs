@@ -73,7 +73,18 @@ async fn one(node: &Node, round: u32) {
         Err(CreateError::Command { .. }) if round % 3 == 2 => {}
         Err(error) => panic!("round {round}: {error:?}"),
     }
-    assert!(!shim_socket(&node.config, &id).exists(), "socket of {id}");
+    shim_ends(node, &id).await;
+}
+
+/// The shim ends with its last sandbox, and a moment after containerd was told of that.
+async fn shim_ends(node: &Node, id: &str) {
+    let gone = async {
+        while shim_socket(&node.config).exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(10), gone).await;
+    assert!(ended.is_ok(), "the shim stays after {id}");
 }
 
 type Counters = BTreeMap<&'static str, usize>;

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -71,6 +71,12 @@ pub(crate) fn is_able() -> bool {
     false
 }
 
+/// Where the shim is built: beside the folder that the test's own program is in.
+pub(crate) fn shim_dir() -> PathBuf {
+    let program = std::env::current_exe().unwrap();
+    program.ancestors().nth(2).unwrap().to_owned()
+}
+
 impl Node {
     pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
@@ -85,6 +91,7 @@ impl Node {
         config.run_dir = dir.path().join("run");
         config.state_dir = dir.path().join("state");
         config.containerd.namespace = number.name();
+        config.containerd.shim_dir = Some(shim_dir());
         config.sandbox.bridge = number.bridge();
         config.sandbox.subnet = number.subnet();
         config.sandbox.first_id = number.first_id();
@@ -119,6 +126,11 @@ impl Node {
     pub(crate) async fn end(mut self) {
         self.has_ended = true;
         self.adapter.remove_all().await.unwrap();
+        // A shim that was never told that it is not needed stays for some seconds.
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        while !traces(&self.config).is_empty() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         assert_eq!(traces(&self.config), Traces::new());
     }
 }

@@ -26,13 +26,11 @@ pub(crate) fn traces(config: &Config) -> Traces {
     all
 }
 
-/// The socket of a sandbox's shim, which containerd puts in one folder for all nodes (containerd's
-/// `runtime/v2/shim.SocketAddress`).
-pub(crate) fn shim_socket(config: &Config, id: &str) -> PathBuf {
-    let name = config
-        .containerd_socket()
-        .join(&config.containerd.namespace)
-        .join(id);
+/// The socket of the shim of all sandboxes, which is named after their group in one folder for all nodes
+/// (containerd's `runtime/v2/shim.SocketAddress`).
+pub(crate) fn shim_socket(config: &Config) -> PathBuf {
+    let namespace = &config.containerd.namespace;
+    let name = config.containerd_socket().join(namespace).join(namespace);
     let hash: String = Sha256::digest(name.as_os_str().as_encoded_bytes())
         .iter()
         .map(|byte| format!("{byte:02x}"))

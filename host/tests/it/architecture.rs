@@ -5,7 +5,45 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What each room of `host` may call. A room that is absent here calls nobody but the shared ones.
+/// A crate's rooms: what each may call, and those that all may. A room that is absent calls nobody but the latter.
+struct Rooms {
+    sources: &'static str,
+    allowed: &'static [(&'static str, &'static [&'static str])],
+    shared: &'static [&'static str],
+}
+
+const HOST: Rooms = Rooms {
+    sources: "host/src",
+    allowed: ALLOWED,
+    shared: &["config", "id", "sys", "telemetry"],
+};
+
+const SHIM: Rooms = Rooms {
+    sources: "shim/src",
+    allowed: &[
+        ("main", &["bootstrap"]),
+        (
+            "bootstrap",
+            &["cgroup", "events", "launch", "serve", "socket", "task"],
+        ),
+        (
+            "serve",
+            &["events", "launch", "reaper", "service", "socket", "task"],
+        ),
+        ("service", &["events", "launch", "stdio", "task"]),
+        ("task", &["cgroup", "events", "launch", "reaper", "stdio"]),
+        ("stdio", &["launch", "reaper"]),
+        ("launch", &["cgroup", "plan"]),
+        ("fuzz", &["plan", "service"]),
+        ("reaper", &[]),
+        ("cgroup", &[]),
+        ("events", &[]),
+        ("plan", &[]),
+        ("socket", &[]),
+    ],
+    shared: &["log", "sys"],
+};
+
 const ALLOWED: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     (
@@ -27,9 +65,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("executor", &["adapter"]),
     ("adapter", &[]),
 ];
-
-/// Rooms that all others may call.
-const SHARED: &[&str] = &["config", "id", "sys", "telemetry"];
 
 fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -97,33 +132,41 @@ fn head(text: &str) -> String {
 
 #[test]
 fn rooms_of_the_host_call_down_only() {
-    let root = workspace().join("host/src");
-    let mut files = Vec::new();
-    sources(&root, &mut files);
-    let mut wrong = Vec::new();
-    for file in &files {
-        let from = room(file, &root);
-        let allowed = ALLOWED
-            .iter()
-            .find(|(name, _)| *name == from)
-            .map_or(&[][..], |(_, to)| to);
-        for to in calls(&fs::read_to_string(file).expect("a readable source")) {
-            let is_known = root.join(&to).exists() || root.join(format!("{to}.rs")).exists();
-            if is_known
-                && to != from
-                && !SHARED.contains(&to.as_str())
-                && !allowed.contains(&to.as_str())
-            {
-                wrong.push(format!("{}: {from} -> {to}", file.display()));
+    HOST.check();
+}
+
+#[test]
+fn rooms_of_the_shim_call_down_only() {
+    SHIM.check();
+}
+
+impl Rooms {
+    fn check(&self) {
+        let root = workspace().join(self.sources);
+        let mut files = Vec::new();
+        sources(&root, &mut files);
+        let mut wrong = Vec::new();
+        for file in &files {
+            let from = room(file, &root);
+            let allowed = self.allowed.iter().find(|(name, _)| *name == from);
+            let allowed = allowed.map_or(&[][..], |(_, to)| to);
+            for to in calls(&fs::read_to_string(file).expect("a readable source")) {
+                let is_known = root.join(&to).exists() || root.join(format!("{to}.rs")).exists();
+                let is_fine = to == from
+                    || self.shared.contains(&to.as_str())
+                    || allowed.contains(&to.as_str());
+                if is_known && !is_fine {
+                    wrong.push(format!("{}: {from} -> {to}", file.display()));
+                }
             }
         }
+        assert!(files.len() > 5, "no sources found below {}", root.display());
+        assert!(
+            wrong.is_empty(),
+            "arrows that ARCHITECTURE.md does not allow:\n{}",
+            wrong.join("\n")
+        );
     }
-    assert!(files.len() > 5, "no sources found below {}", root.display());
-    assert!(
-        wrong.is_empty(),
-        "arrows that ARCHITECTURE.md does not allow:\n{}",
-        wrong.join("\n")
-    );
 }
 
 #[test]
@@ -136,6 +179,26 @@ fn images_knows_nothing_of_the_host() {
             .next()
             .unwrap_or(&manifest);
         assert!(!product.contains(absent), "images depends on {absent}");
+    }
+}
+
+#[test]
+fn the_shim_knows_nothing_of_open_runtimes() {
+    let manifest = fs::read_to_string(workspace().join("shim/Cargo.toml")).expect("a manifest");
+    assert!(manifest.contains("name = \"containerd-shim-opr-v1\""));
+    let product = manifest
+        .split("[dev-dependencies]")
+        .next()
+        .unwrap_or(&manifest);
+    for absent in [
+        "opr-",
+        "hyper",
+        "oci-client",
+        "containerd-client",
+        "rusqlite",
+    ] {
+        let of_itself = product.replace("containerd-shim-opr-v1", "");
+        assert!(!of_itself.contains(absent), "shim depends on {absent}");
     }
 }
 

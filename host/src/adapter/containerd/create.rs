@@ -167,6 +167,7 @@ impl Inner {
             dir: &folders.dir,
             cgroup: &cgroup,
             user,
+            group: &self.config.containerd.namespace,
         };
         let document = spec::spec(&parts).and_then(|document| serde_json::to_vec(&document));
         let value = document.map_err(|error| CreateError::Prepare {
@@ -234,7 +235,7 @@ fn labels(spec: &SandboxSpec, slot: u32) -> HashMap<String, String> {
     spec.labels.clone().into_iter().chain(own).collect()
 }
 
-/// Tells a command that cannot be executed from a failure of the engine, by runc's words.
+/// Tells a command that cannot be executed from a failure of the engine, by the words that shims have in common.
 fn wrong_command(id: &SandboxId, source: EngineError) -> CreateError {
     let id = id.clone();
     match &source {

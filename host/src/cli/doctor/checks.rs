@@ -101,6 +101,29 @@ pub(super) fn program(name: &'static str, argument: &str, path: Option<&Path>) -
     }
 }
 
+/// The program that containerd starts for a runtime; None where it is no name of a runtime.
+///
+/// Source: containerd, `runtime/v2/shim/util.go`: the last two parts of the name, or a path.
+pub(super) fn shim_of(runtime: &str) -> Option<String> {
+    if runtime.starts_with('/') {
+        return Some(runtime.to_owned());
+    }
+    let mut parts = runtime.rsplit('.');
+    let (version, name) = (parts.next()?, parts.next()?);
+    Some(format!("containerd-shim-{name}-{version}"))
+}
+
+pub(super) fn runtime(name: &str, shim: Option<&Path>) -> Check {
+    match shim {
+        Some(shim) => Check::ok("runtime", format!("{name}: {}", shim.display())),
+        None => {
+            let remedy = "install its shim where PATH finds it, set containerd.shim_dir, or choose another \
+                          runtime for the class";
+            Check::fail("runtime", format!("{name}: no shim"), remedy)
+        }
+    }
+}
+
 pub(super) fn foreign_containerd(socket: &Path, answers: bool) -> Check {
     let shown = socket.display();
     if answers {
@@ -245,6 +268,17 @@ mod tests {
     }
 
     #[test]
+    fn a_runtime_is_named_after_its_shim() {
+        let check = |runtime, expected: Option<&str>| {
+            assert_eq!(shim_of(runtime).as_deref(), expected, "{runtime}");
+        };
+        check("io.containerd.opr.v1", Some("containerd-shim-opr-v1"));
+        check("io.containerd.runc.v2", Some("containerd-shim-runc-v2"));
+        check("/opt/shim", Some("/opt/shim"));
+        check("runc", None);
+    }
+
+    #[test]
     fn a_port_of_a_running_node_is_no_failure() {
         let address = ([127, 0, 0, 1], 1).into();
         check(&port("p", address, true, false), Status::Ok);
@@ -257,6 +291,7 @@ mod tests {
         check(&user_namespaces(Some(0)), Status::Fail);
         check(&overlay("nodev\tproc\n"), Status::Fail);
         check(&program("runc", "--version", None), Status::Fail);
+        check(&runtime("io.containerd.none.v1", None), Status::Fail);
         check(&secret(""), Status::Warn);
         check(&disk(Path::new("/"), Some(10)), Status::Warn);
         let found = images(Some(&["a".into()]), &["a".into(), "b".into()]);
