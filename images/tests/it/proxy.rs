@@ -51,6 +51,8 @@ struct State {
     /// Faults for the next requests whose path contains the text.
     faults: Vec<(String, VecDeque<Fault>)>,
     seen: Vec<Seen>,
+    /// The paths for which the registry's whole answer is here.
+    answered: Vec<String>,
     /// Name and password for which the token service gives a token.
     account: Option<(String, String)>,
 }
@@ -116,6 +118,20 @@ impl Proxy {
             .cloned()
             .collect()
     }
+
+    /// Waits until the registry's answer to a request whose path contains `path` is here whole.
+    pub(crate) async fn has_answer(&self, path: &str) {
+        let is_here = || {
+            let state = self.state.lock().unwrap();
+            state
+                .answered
+                .iter()
+                .any(|answered| answered.contains(path))
+        };
+        while !is_here() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
 }
 
 impl Drop for Proxy {
@@ -167,7 +183,7 @@ async fn handle(
         }
         return Ok(answer);
     }
-    Ok(forward(request, registry, fault).await)
+    Ok(forward(request, registry, fault, &state).await)
 }
 
 /// What a token service and a registry behind it say; `None` lets the request pass.
@@ -203,7 +219,9 @@ async fn forward(
     request: Request<Incoming>,
     registry: SocketAddr,
     fault: Option<Fault>,
+    state: &Mutex<State>,
 ) -> Response<Body> {
+    let path = request.uri().path().to_owned();
     let url = format!("http://{registry}{}", request.uri());
     let mut forwarded = reqwest::Client::new().get(url);
     for name in ["accept", "range", "authorization"] {
@@ -217,6 +235,7 @@ async fn forward(
     };
     let (status, headers) = (answer.status(), answer.headers().clone());
     let bytes = answer.bytes().await.unwrap_or_default().to_vec();
+    state.lock().unwrap().answered.push(path);
     let (body, length) = spoil(bytes, fault);
     let mut response = Response::new(body);
     *response.status_mut() = status;

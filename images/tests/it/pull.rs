@@ -390,10 +390,7 @@ async fn a_registry_that_dies_midway_and_comes_back_is_waited_for() {
     let (images, name) = (world.images.clone(), world.name());
     let started = Instant::now();
     let pull = tokio::spawn(async move { images.pull(&name, &Credentials::Anonymous, &()).await });
-    while world.proxy.seen(&layer).is_empty() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    world.proxy.has_answer(&layer).await;
     world.registry.stop();
     tokio::time::sleep(Duration::from_secs(1)).await;
     world.registry.start_again();
