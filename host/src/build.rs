@@ -25,6 +25,7 @@ use crate::{
     function::{Catalog, Function, Store},
     id::{ClassName, Digest, FunctionName, InstanceId},
     storage::Storage,
+    turns::Turns,
 };
 
 mod artifact;
@@ -37,7 +38,6 @@ mod running;
 mod specs;
 #[cfg(test)]
 mod tests;
-mod turns;
 pub mod unpack;
 
 pub use artifact::ArtifactError;
@@ -113,7 +113,7 @@ struct Inner {
     classes: Vec<ClassName>,
     /// Private copies of sources, one folder a build.
     sources: PathBuf,
-    turns: turns::Turns<FunctionName>,
+    turns: Turns<FunctionName>,
     running: tokio::sync::Semaphore,
     waiting: tokio::sync::Semaphore,
     specs: specs::Specs,
@@ -135,7 +135,7 @@ impl Builds {
                 parts,
                 classes: config.class.keys().cloned().collect(),
                 sources,
-                turns: turns::Turns::default(),
+                turns: Turns::default(),
                 running: tokio::sync::Semaphore::new(CONCURRENT),
                 waiting: tokio::sync::Semaphore::new(WAITING),
                 specs: specs::Specs::default(),

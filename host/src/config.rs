@@ -15,8 +15,14 @@ use crate::id::ClassName;
 
 pub mod env;
 
+mod device;
+
+pub use device::{Device, DsnError, S3};
+
 /// containerd's name of the project's own runtime.
 pub const OWN_RUNTIME: &str = "io.containerd.opr.v1";
+/// The registry of images whose reference names none.
+const DOCKER_HUB: &str = "docker.io";
 
 /// All settings of a node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,6 +46,13 @@ pub struct Config {
     pub containerd: Containerd,
     /// The executor.
     pub executor: Executor,
+    /// Where sources and artifacts are that clients of the executor API name.
+    pub storage: Storage,
+    /// What is pulled at the start.
+    pub pull: Pull,
+    /// Logins by registry, as in `[registry."registry.example.com"]`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub registry: BTreeMap<String, Login>,
     /// Sandboxes made ahead, their ids and their network.
     pub sandbox: Sandboxes,
     /// The classes of sandboxes by name; `function` and `build` always exist.
@@ -90,6 +103,47 @@ pub struct Executor {
     pub version: String,
     /// Whether list and get show each runtime's key.
     pub show_keys: bool,
+}
+
+/// Where sources and artifacts are that clients of the executor API name.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Storage {
+    /// The device of sources and results, as a DSN: `s3://KEY:SECRET@HOST/BUCKET?region=REGION`.
+    /// Default: this machine's file system.
+    #[serde(rename = "dsn")]
+    pub device: Device,
+    /// The device of builds' caches. Default: the same.
+    #[serde(rename = "build_cache_dsn", skip_serializing_if = "Option::is_none")]
+    pub build_cache: Option<Device>,
+}
+
+/// What is pulled at the start, in the background.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Pull {
+    /// Images.
+    pub images: Vec<String>,
+    /// The images of these runtimes of the catalogue, as in `node-22`.
+    pub runtimes: Vec<String>,
+}
+
+/// Who the node is to a registry.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Login {
+    /// The user's name.
+    pub user: String,
+    /// The password, or a token.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Login")
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Sandboxes made ahead, their ids and their network.
@@ -199,6 +253,9 @@ impl Default for Config {
             log: "info".into(),
             containerd: Containerd::default(),
             executor: Executor::default(),
+            storage: Storage::default(),
+            pull: Pull::default(),
+            registry: BTreeMap::new(),
             sandbox: Sandboxes::default(),
             class: default_classes(),
         }
@@ -314,6 +371,14 @@ pub enum ConfigError {
         /// Where and why.
         source: Box<toml::de::Error>,
     },
+    /// A DSN names no storage device.
+    #[error("{name} names no storage device")]
+    Dsn {
+        /// The setting.
+        name: String,
+        /// Why; without the secret.
+        source: DsnError,
+    },
     /// A value is outside of what is accepted.
     #[error("{name} is {value:?}, but must be {accepted}")]
     Value {
@@ -419,6 +484,9 @@ impl Config {
         let mut shown = self.clone();
         if !shown.executor.secret.is_empty() {
             shown.executor.secret = "***".into();
+        }
+        for login in shown.registry.values_mut() {
+            login.password = "***".into();
         }
         toml::to_string(&shown).expect("settings are plain tables")
     }

@@ -3,7 +3,7 @@
 //! What is executed, and for whom, is `function`'s and `api`'s to know; how a sandbox is made is `adapter`'s.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -31,6 +31,7 @@ use crate::{
     adapter::{Adapter, EngineError, Event, Sandbox},
     config::Config,
     id::{InstanceId, SandboxId},
+    storage::objects::Objects,
     telemetry::Metrics,
 };
 use dispatch::{Failure, Ticket};
@@ -73,12 +74,13 @@ impl Executor {
         config: Arc<Config>,
         adapter: Arc<dyn Adapter>,
         metrics: Arc<Metrics>,
+        objects: Objects,
     ) -> Result<Arc<Self>, EngineError> {
-        let kernel = |source| EngineError::Kernel {
-            what: "keep copies of the instances' code",
+        let sources = Sources::new(&config.state_dir, objects);
+        let sources = sources.map_err(|source| EngineError::Kernel {
+            what: "keep the instances' code",
             source,
-        };
-        let sources = Sources::new(&config.state_dir).map_err(kernel)?;
+        })?;
         let executor = Arc::new(Self {
             config,
             adapter,
@@ -94,8 +96,7 @@ impl Executor {
         });
         // Before the list of what runs, so that no end is missed in between.
         let events = executor.adapter.events();
-        let kept = executor.adopt().await?;
-        executor.sources.sweep(&kept).map_err(kernel)?;
+        executor.adopt().await?;
         executor.background(Self::follow_events(executor.clone(), events));
         executor.background(Self::maintain(executor.clone()));
         Ok(executor)
@@ -459,8 +460,7 @@ impl Executor {
         });
     }
 
-    async fn adopt(self: &Arc<Self>) -> Result<BTreeSet<SandboxId>, EngineError> {
-        let mut kept = BTreeSet::new();
+    async fn adopt(self: &Arc<Self>) -> Result<(), EngineError> {
         for sandbox in self.adapter.adopt().await? {
             let facts = Facts::from_labels(&sandbox.labels)
                 .filter(|facts| self.pool.get(&facts.id).is_none());
@@ -469,10 +469,9 @@ impl Executor {
                 self.adapter.delete(&sandbox.id).await?;
                 continue;
             };
-            kept.insert(sandbox.id.clone());
             self.take_over(facts, sandbox);
         }
-        Ok(kept)
+        Ok(())
     }
 
     fn take_over(&self, facts: Facts, sandbox: Sandbox) {
@@ -481,6 +480,7 @@ impl Executor {
         let output = sandbox.output.clone();
         let made = Made {
             sandbox,
+            _source: None,
             code: Duration::ZERO,
             took: Duration::ZERO,
             started: Instant::now(),
@@ -540,6 +540,7 @@ impl Executor {
                     executor.end(&instance, End::Deleted);
                 }
             }
+            executor.sources.sweep(now);
         }
     }
 }

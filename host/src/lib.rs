@@ -1,7 +1,7 @@
 //! The daemon of one machine: takes functions, runs each in a container, answers HTTP.
 //!
 //! Calls go down: `cli` -> `serve` -> `api` -> `build` -> `function` -> `executor` -> `adapter` -> containerd.
-//! `config`, `id`, `telemetry` and `sys` serve all of them and call none.
+//! `config`, `id`, `telemetry`, `sys` and `turns` serve all of them and call none.
 
 pub mod adapter;
 pub mod api;
@@ -15,3 +15,5 @@ pub mod serve;
 pub mod storage;
 pub mod sys;
 pub mod telemetry;
+
+mod turns;

@@ -17,7 +17,10 @@ use crate::{
     config::Config,
     executor::{Executor, execution::Body},
     function::{Catalog, Store, StoreError, catalog::CatalogError},
-    storage::{Storage, StorageError},
+    storage::{
+        Storage, StorageError,
+        objects::{ObjectError, Objects},
+    },
     telemetry::{Metrics, chain},
 };
 
@@ -50,6 +53,9 @@ pub enum StartError {
     /// The artifacts' folder cannot be used.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The storage device cannot be used.
+    #[error(transparent)]
+    Objects(#[from] ObjectError),
     /// The unpacked code's folder cannot be used.
     #[error(transparent)]
     Code(#[from] CodeError),
@@ -86,9 +92,11 @@ impl Node {
         let catalog = Arc::new(Catalog::load(None)?);
         let storage = Storage::open(&config.state_dir)?;
         let code = CodeCache::new(&config.state_dir)?;
+        let objects = Objects::new(&config.storage.device)?;
         let adapter = Containerd::start(config.clone()).await?;
         let metrics = Arc::<Metrics>::default();
-        let executor = Executor::start(config.clone(), adapter.clone(), metrics.clone()).await?;
+        let executor =
+            Executor::start(config.clone(), adapter.clone(), metrics.clone(), objects).await?;
         let parts = Parts {
             executor: executor.clone(),
             store: store.clone(),

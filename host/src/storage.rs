@@ -14,6 +14,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::id::Digest;
 
+pub mod objects;
+
 const SUFFIX: &str = ".tar.gz";
 const CHUNK: usize = 256 * 1024;
 

@@ -14,10 +14,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     blocking,
-    turns::Turns,
     unpack::confined::{ConfinedError, Unpacker},
 };
-use crate::id::Digest;
+use crate::{id::Digest, turns::Turns};
 
 /// The unpacked code of one node.
 #[derive(Debug)]

@@ -16,6 +16,7 @@ use crate::{
     adapter::memory::{Machine, Memory},
     executor::execution::Fault,
     function::{store::BuildState, tests::function},
+    storage::objects::Objects,
     telemetry::Metrics,
 };
 
@@ -32,7 +33,8 @@ async fn node() -> Node {
     config.state_dir = dir.path().into();
     let adapter = Memory::new(Box::new(|machine| Box::pin(program(machine))));
     let metrics = Arc::<Metrics>::default();
-    let executor = Executor::start(Arc::new(config.clone()), adapter.clone(), metrics);
+    let objects = Objects::new(&config.storage.device).unwrap();
+    let executor = Executor::start(Arc::new(config.clone()), adapter.clone(), metrics, objects);
     let store = Store::open(dir.path()).unwrap();
     let parts = Parts {
         executor: executor.await.unwrap(),

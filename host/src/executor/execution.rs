@@ -12,7 +12,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::instance::InstanceSpec;
-use crate::{adapter::CreateError, id::InstanceId};
+use crate::{adapter::CreateError, id::InstanceId, storage::objects::ObjectError};
 
 /// Why a body broke off.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -126,13 +126,13 @@ pub enum StartError {
         /// Whether it is still being made.
         is_pending: bool,
     },
-    /// Its code cannot be read.
-    #[error("cannot read the code of instance {id}")]
+    /// Its code cannot be had.
+    #[error("cannot get the code of instance {id}")]
     Code {
         /// Whose.
         id: InstanceId,
         /// Why.
-        source: std::io::Error,
+        source: ObjectError,
     },
     /// Its sandbox could not be made.
     #[error("cannot start instance {id}")]
@@ -304,7 +304,9 @@ impl StartError {
     /// Whose fault it was.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Conflict { .. } | Self::Code { .. } | Self::Deleted { .. } => Fault::Caller,
+            Self::Conflict { .. } | Self::Deleted { .. } => Fault::Caller,
+            Self::Code { source, .. } if source.is_missing() => Fault::Caller,
+            Self::Code { .. } => Fault::Host,
             Self::Sandbox { source, .. } => match source {
                 CreateError::Image { .. }
                 | CreateError::Class { .. }
@@ -321,7 +323,8 @@ impl StartError {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Conflict { .. } => "runtime_conflict",
-            Self::Code { .. } => "source_missing",
+            Self::Code { source, .. } if source.is_missing() => "source_missing",
+            Self::Code { .. } => "source_failed",
             Self::Sandbox { source, .. } => match source {
                 CreateError::Image { .. } => "image_missing",
                 CreateError::Command { .. } => "runtime_command_failed",

@@ -86,9 +86,9 @@ pub enum Code {
     None,
     /// Unpacked in this directory of the host: seen read-only at `/usr/local/server/src/function`.
     Unpacked(PathBuf),
-    /// In this archive of the host: copied for the instance and seen at `/tmp/code.tar.gz`
-    /// (`/tmp/code.tar` where the archive's name ends in `.tar`).
-    Archive(PathBuf),
+    /// In the archive at this path of the storage: seen read-only at `/tmp/code.tar.gz`, or at `/tmp/code.tar`,
+    /// `/tmp/code.sqfs` or `/tmp/code.erofs` where its name ends so.
+    Archive(String),
 }
 
 /// What is told of an instance.

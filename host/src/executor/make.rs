@@ -1,8 +1,7 @@
 //! Making an instance: its code and its sandbox at once, then its main process, then its port.
 
 use std::{
-    io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -16,11 +15,12 @@ use super::{
     instance::{Code, InstanceSpec, Protocol},
     journal::Stream,
     pool::{Facts, Instance, Made},
+    source::Source,
     state::{End, Stage},
 };
 use crate::{
-    adapter::{Mount, Output, SandboxSpec, Source},
-    id::SandboxId,
+    adapter::{self, Mount, Output, SandboxSpec},
+    storage::objects::ObjectError,
 };
 
 /// The port of every language server.
@@ -82,14 +82,17 @@ impl Executor {
         spec: InstanceSpec,
         began: Instant,
     ) -> Result<Made, StartError> {
-        let source = self.copy_source(&instance.sandbox_id, &spec.code).await;
-        let source = source.map_err(|source| StartError::Code {
-            id: spec.id.clone(),
-            source,
-        })?;
+        let source = self
+            .source(&spec.code)
+            .await
+            .map_err(|source| StartError::Code {
+                id: spec.id.clone(),
+                source,
+            })?;
         let code = began.elapsed();
         let id = spec.id.clone();
-        let spec = sandbox_spec(instance, spec, source, &self.config.hostname);
+        let archive = source.as_ref().map(|source| source.path.as_path());
+        let spec = sandbox_spec(instance, spec, archive, &self.config.hostname);
         let sandbox = self
             .adapter
             .create(spec)
@@ -97,26 +100,25 @@ impl Executor {
             .map_err(|source| StartError::Sandbox { id, source })?;
         Ok(Made {
             sandbox,
+            _source: source,
             code,
             took: began.elapsed(),
             started: Instant::now(),
         })
     }
 
-    /// The copy of an archive that the instance gets.
-    async fn copy_source(&self, id: &SandboxId, code: &Code) -> io::Result<Option<PathBuf>> {
+    /// The archive that the instance gets.
+    async fn source(&self, code: &Code) -> Result<Option<Arc<Source>>, ObjectError> {
         match code {
             Code::None => Ok(None),
+            Code::Archive(path) => self.sources.get(path).await.map(Some),
             Code::Unpacked(dir) => {
-                let is_there = tokio::fs::metadata(dir).await?.is_dir();
-                is_there
-                    .then_some(None)
-                    .ok_or_else(|| io::ErrorKind::NotADirectory.into())
-            }
-            Code::Archive(path) => {
-                let (sources, id, path) = (self.sources.clone(), id.clone(), path.clone());
-                let copy = tokio::task::spawn_blocking(move || sources.copy(&id, &path));
-                copy.await.map_err(io::Error::other)?.map(Some)
+                let path = dir.display().to_string();
+                match tokio::fs::metadata(dir).await {
+                    Ok(meta) if meta.is_dir() => Ok(None),
+                    Ok(_) => Err(ObjectError::Kind { path }),
+                    Err(_) => Err(ObjectError::Missing { path }),
+                }
             }
         }
     }
@@ -190,9 +192,6 @@ impl Executor {
         if let Err(error) = self.adapter.delete(id).await {
             tracing::error!(error = %crate::telemetry::chain(&error), sandbox = %id, "sandbox was not deleted");
         }
-        if let Err(error) = self.sources.remove(id) {
-            tracing::error!(%error, sandbox = %id, "copy of the code was not removed");
-        }
         self.pool.remove(&instance);
         self.metrics.instances.dec();
         instance.gone.cancel();
@@ -202,13 +201,13 @@ impl Executor {
 fn sandbox_spec(
     instance: &Instance,
     spec: InstanceSpec,
-    source: Option<PathBuf>,
+    archive: Option<&Path>,
     host: &str,
 ) -> SandboxSpec {
     SandboxSpec {
         id: instance.sandbox_id.clone(),
         env: environment(&spec, &instance.facts, host),
-        mounts: mounts(&spec, source),
+        mounts: mounts(&spec, archive),
         class: spec.class,
         image: spec.image,
         hostname: instance.facts.hostname.clone(),
@@ -239,21 +238,28 @@ fn environment(spec: &InstanceSpec, facts: &Facts, host: &str) -> Vec<(String, S
             ),
         ],
     };
+    let code_path = match (&spec.code, spec.protocol) {
+        (Code::Archive(path), Protocol::V4 | Protocol::V5) => {
+            Some(("OPEN_RUNTIMES_CODE_PATH", code_path(path).to_owned()))
+        }
+        (Code::Archive(_), Protocol::V2) | (Code::None | Code::Unpacked(_), _) => None,
+    };
     let variables = spec.variables.clone().into_iter();
-    let own = own.into_iter().chain([("CI", "true".to_owned())]);
+    let own = own.into_iter().chain(code_path);
+    let own = own.chain([("CI", "true".to_owned())]);
     variables
         .chain(own.map(|(name, value)| (name.to_owned(), value)))
         .collect()
 }
 
-fn mounts(spec: &InstanceSpec, source: Option<PathBuf>) -> Vec<Mount> {
+fn mounts(spec: &InstanceSpec, archive: Option<&Path>) -> Vec<Mount> {
     let scratch = |name: &str, target: &str| Mount {
-        source: Source::Scratch(name.into()),
+        source: adapter::Source::Scratch(name.into()),
         target: target.into(),
         is_writable: true,
     };
     let read_only = |path: &Path, target: &str| Mount {
-        source: Source::Host(path.to_owned()),
+        source: adapter::Source::Host(path.to_owned()),
         target: target.into(),
         is_writable: false,
     };
@@ -261,23 +267,27 @@ fn mounts(spec: &InstanceSpec, source: Option<PathBuf>) -> Vec<Mount> {
     if spec.protocol == Protocol::V5 {
         mounts.push(scratch("logs", "/mnt/logs"));
     }
-    match (&spec.code, source) {
+    match (&spec.code, archive) {
         (Code::Unpacked(dir), _) => {
             mounts.push(read_only(dir, "/usr/local/server/src/function"));
         }
-        (Code::Archive(from), Some(copy)) => {
-            let is_tar = from.extension().is_some_and(|end| end == "tar");
-            let target = if is_tar {
-                "/tmp/code.tar"
-            } else {
-                "/tmp/code.tar.gz"
-            };
-            mounts.push(read_only(&copy, target));
+        (Code::Archive(path), Some(archive)) => {
+            mounts.push(read_only(archive, code_path(path)));
             mounts.push(builds(spec.protocol));
         }
         (Code::None, _) | (Code::Archive(_), None) => mounts.push(builds(spec.protocol)),
     }
     mounts
+}
+
+/// Where the instance sees the archive of this name: the ending tells its format where it is no compressed tar file.
+fn code_path(path: &str) -> &'static str {
+    match path.rsplit_once('.') {
+        Some((_, "tar")) => "/tmp/code.tar",
+        Some((_, "sqfs")) => "/tmp/code.sqfs",
+        Some((_, "erofs")) => "/tmp/code.erofs",
+        _ => "/tmp/code.tar.gz",
+    }
 }
 
 /// Where a client's own start command unpacks the code.
@@ -287,7 +297,7 @@ fn builds(protocol: Protocol) -> Mount {
         Protocol::V4 | Protocol::V5 => "/mnt/code",
     };
     Mount {
-        source: Source::Scratch("builds".into()),
+        source: adapter::Source::Scratch("builds".into()),
         target: target.into(),
         is_writable: true,
     }

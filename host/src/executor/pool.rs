@@ -18,6 +18,7 @@ use super::{
     dispatch::Credentials,
     instance::{InstanceInfo, InstanceSpec, Protocol},
     logs::LogFiles,
+    source::Source,
     state::{End, Refusal, Stage, State},
 };
 use crate::{
@@ -108,6 +109,8 @@ pub(super) struct Instance {
 #[derive(Debug)]
 pub(super) struct Made {
     pub(super) sandbox: Sandbox,
+    /// Keeps the archive of its code.
+    pub(super) _source: Option<Arc<Source>>,
     /// How long fetching the code took.
     pub(super) code: Duration,
     /// How long all of the creation took.

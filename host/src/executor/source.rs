@@ -1,104 +1,212 @@
-//! Archives that clients of the executor API bring as an instance's code: each instance gets a copy of its own.
+//! Archives that clients of the executor API bring as an instance's code: fetched once for each content, and seen
+//! read-only by all instances that want it.
 
 use std::{
-    collections::BTreeSet,
-    fs::{self, DirBuilder, File, Permissions},
+    collections::HashMap,
+    fs::{self, DirBuilder, Permissions},
     io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
-use crate::id::SandboxId;
+use crate::{
+    id::Digest,
+    storage::objects::{ObjectError, Objects},
+    turns::Turns,
+};
 
-/// The copies: `<state_dir>/sources/<sandbox id>`.
-#[derive(Debug, Clone)]
-pub(super) struct Sources(PathBuf);
+/// Bytes of one archive, at most.
+const MAX_SOURCE: u64 = 4 << 30;
+/// How long an archive that no instance uses is kept.
+const KEPT: Duration = Duration::from_secs(600);
+
+/// The archives: `<state_dir>/sources/<64 hexadecimal digits>`.
+#[derive(Debug)]
+pub(super) struct Sources {
+    dir: PathBuf,
+    objects: Objects,
+    known: Mutex<Known>,
+    turns: Turns<String>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Of each path the version that was fetched last, and its content.
+    versions: HashMap<String, (String, Digest)>,
+    files: HashMap<Digest, (Arc<Source>, Instant)>,
+}
+
+/// An archive on this machine. It stays as long as somebody holds this.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) path: PathBuf,
+}
 
 impl Sources {
-    pub(super) fn new(state_dir: &Path) -> io::Result<Self> {
+    /// Opens the folder below `state_dir`, and removes what a crash left half fetched.
+    pub(super) fn new(state_dir: &Path, objects: Objects) -> io::Result<Self> {
         let dir = state_dir.join("sources");
         DirBuilder::new().recursive(true).mode(0o711).create(&dir)?;
-        Ok(Self(dir))
+        let mut known = Known::default();
+        for entry in fs::read_dir(&dir)? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            match format!("sha256:{name}").parse() {
+                Ok(digest) => known.keep(digest, path),
+                Err(_) => fs::remove_file(&path)?,
+            }
+        }
+        Ok(Self {
+            dir,
+            objects,
+            known: Mutex::new(known),
+            turns: Turns::default(),
+        })
     }
 
-    /// Copies a regular file, readable for every id. Blocks.
-    pub(super) fn copy(&self, id: &SandboxId, from: &Path) -> io::Result<PathBuf> {
-        // Without NONBLOCK, opening a FIFO would wait for its writer.
-        let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-        let mut source = File::options().read(true).custom_flags(flags).open(from)?;
-        if !source.metadata()?.is_file() {
-            let message = format!("{} is no regular file", from.display());
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-        }
-        let path = self.0.join(id.as_str());
-        let copied = File::create(&path).and_then(|mut copy| {
-            io::copy(&mut source, &mut copy)?;
-            copy.set_permissions(Permissions::from_mode(0o444))
+    /// An archive of the storage. Callers who ask at once for the same wait for one of them.
+    pub(super) async fn get(&self, path: &str) -> Result<Arc<Source>, ObjectError> {
+        let _turn = self.turns.take(&path.to_owned()).await;
+        let found = self.lock().find(path);
+        let version = found.as_ref().map(|(version, _)| version.as_str());
+        let target = self.dir.join(format!("new-{:016x}", rand::random::<u64>()));
+        let objects = &self.objects;
+        let fetched = objects
+            .fetch_newer(path, &target, MAX_SOURCE, version)
+            .await?;
+        let Some(fetched) = fetched else {
+            return Ok(found.expect("only its version can be the same").1);
+        };
+        let place = self.dir.join(fetched.digest.hex());
+        // Every sandbox's ids may read it.
+        fs::set_permissions(&target, Permissions::from_mode(0o444))
+            .and_then(|()| fs::rename(&target, &place))
+            .map_err(|source| ObjectError::Disk {
+                what: "keep",
+                path: place.clone(),
+                source,
+            })?;
+        let mut known = self.lock();
+        known.keep(fetched.digest.clone(), place);
+        let found = (fetched.version, fetched.digest);
+        known.versions.insert(path.to_owned(), found);
+        let found = known.find(path);
+        Ok(found.expect("it was kept a moment ago").1)
+    }
+
+    /// Removes what nobody holds or has asked for lately.
+    pub(super) fn sweep(&self, now: Instant) {
+        let mut known = self.lock();
+        known.files.retain(|_, (source, used)| {
+            let is_used = Arc::strong_count(source) > 1;
+            let is_kept = is_used || now.saturating_duration_since(*used) < KEPT;
+            if !is_kept && let Err(error) = fs::remove_file(&source.path) {
+                tracing::warn!(%error, path = %source.path.display(), "unused source was not removed");
+            }
+            is_kept
         });
-        match copied {
-            Ok(()) => Ok(path),
-            Err(error) => {
-                // The error that counts is the first.
-                let _ = self.remove(id);
-                Err(error)
-            }
-        }
+        let Known { versions, files } = &mut *known;
+        versions.retain(|_, (_, digest)| files.contains_key(digest));
     }
 
-    /// Removes a copy. Succeeds where there is none.
-    pub(super) fn remove(&self, id: &SandboxId) -> io::Result<()> {
-        match fs::remove_file(self.0.join(id.as_str())) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn keep(&mut self, digest: Digest, path: PathBuf) {
+        let new = || (Arc::new(Source { path }), Instant::now());
+        self.files.entry(digest).or_insert_with(new).1 = Instant::now();
     }
 
-    /// Removes all copies but these.
-    pub(super) fn sweep(&self, kept: &BTreeSet<SandboxId>) -> io::Result<()> {
-        for entry in fs::read_dir(&self.0)? {
-            let entry = entry?;
-            let id = entry.file_name().into_string().ok();
-            let id = id.and_then(|name| SandboxId::try_new(name).ok());
-            if !id.is_some_and(|id| kept.contains(&id)) {
-                fs::remove_file(entry.path())?;
-            }
-        }
-        Ok(())
+    /// The version of a path's archive, and the archive.
+    fn find(&mut self, path: &str) -> Option<(String, Arc<Source>)> {
+        let (version, digest) = self.versions.get(path)?;
+        let (source, used) = self.files.get_mut(digest)?;
+        *used = Instant::now();
+        Some((version.clone(), source.clone()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Device;
 
-    #[test]
-    fn copies_are_readable_and_go_with_their_sandbox() {
-        let dir = tempfile::tempdir().unwrap();
-        let sources = Sources::new(dir.path()).unwrap();
-        let id = |name| SandboxId::try_new(name).unwrap();
-        let from = dir.path().join("code.tar.gz");
-        fs::write(&from, "code").unwrap();
-        fs::set_permissions(&from, Permissions::from_mode(0o600)).unwrap();
-        let copy = sources.copy(&id("a"), &from).unwrap();
-        sources.copy(&id("b"), &from).unwrap();
-        assert_eq!(fs::read(&copy).unwrap(), b"code");
-        assert_eq!(copy.metadata().unwrap().permissions().mode() & 0o777, 0o444);
-        sources.sweep(&BTreeSet::from([id("b")])).unwrap();
-        assert!(!copy.exists());
-        sources.remove(&id("b")).unwrap();
-        sources.remove(&id("b")).unwrap();
-        assert_eq!(fs::read_dir(dir.path().join("sources")).unwrap().count(), 0);
+    struct Node {
+        dir: tempfile::TempDir,
+        sources: Sources,
     }
 
-    #[test]
-    fn only_regular_files_are_code() {
+    fn node() -> Node {
         let dir = tempfile::tempdir().unwrap();
-        let sources = Sources::new(dir.path()).unwrap();
-        let id = SandboxId::try_new("a").unwrap();
-        let copy = |path: &Path| sources.copy(&id, path).map_err(|error| error.kind());
-        assert_eq!(copy(dir.path()), Err(io::ErrorKind::InvalidInput));
-        let missing = dir.path().join("none");
-        assert_eq!(copy(&missing), Err(io::ErrorKind::NotFound));
-        assert_eq!(fs::read_dir(dir.path().join("sources")).unwrap().count(), 0);
+        let objects = Objects::new(&Device::Local).unwrap();
+        let sources = Sources::new(dir.path(), objects).unwrap();
+        Node { dir, sources }
+    }
+
+    impl Node {
+        fn write(&self, name: &str, text: &str) -> String {
+            let path = self.dir.path().join(name);
+            fs::write(&path, text).unwrap();
+            path.display().to_string()
+        }
+
+        fn n_files(&self) -> usize {
+            fs::read_dir(&self.sources.dir).unwrap().count()
+        }
+    }
+
+    #[tokio::test]
+    async fn one_content_is_one_file_for_all() {
+        let node = node();
+        let (one, two) = (node.write("a", "code"), node.write("b", "code"));
+        let asked = [&one, &two, &one].map(|path| node.sources.get(path));
+        let found = futures_util::future::try_join_all(asked).await.unwrap();
+        assert!(found.iter().all(|source| source.path == found[0].path));
+        assert_eq!(fs::read(&found[0].path).unwrap(), b"code");
+        let mode = found[0].path.metadata().unwrap().permissions().mode();
+        assert_eq!((mode & 0o777, node.n_files()), (0o444, 1));
+    }
+
+    #[tokio::test]
+    async fn what_has_changed_is_fetched_again() {
+        let node = node();
+        let path = node.write("a", "old");
+        let old = node.sources.get(&path).await.unwrap();
+        node.write("a", "newer");
+        let new = node.sources.get(&path).await.unwrap();
+        assert_eq!(fs::read(&new.path).unwrap(), b"newer");
+        assert_eq!(fs::read(&old.path).unwrap(), b"old");
+        fs::remove_file(&path).unwrap();
+        let gone = node.sources.get(&path).await.unwrap_err();
+        assert!(matches!(gone, ObjectError::Missing { .. }), "{gone}");
+    }
+
+    #[tokio::test]
+    async fn what_nobody_uses_goes_after_a_while() {
+        let node = node();
+        let held = node.sources.get(&node.write("a", "one")).await.unwrap();
+        node.sources.get(&node.write("b", "two")).await.unwrap();
+        node.sources.sweep(Instant::now());
+        assert_eq!(node.n_files(), 2);
+        node.sources.sweep(Instant::now() + KEPT);
+        assert_eq!(node.n_files(), 1);
+        assert!(held.path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_later_process_knows_what_is_there() {
+        let node = node();
+        node.sources.get(&node.write("a", "one")).await.unwrap();
+        fs::write(node.sources.dir.join("new-half"), "o").unwrap();
+        let objects = Objects::new(&Device::Local).unwrap();
+        let later = Sources::new(node.dir.path(), objects).unwrap();
+        assert_eq!(node.n_files(), 1);
+        later.sweep(Instant::now() + KEPT);
+        assert_eq!(node.n_files(), 0);
     }
 }

@@ -15,7 +15,7 @@ struct Rooms {
 const HOST: Rooms = Rooms {
     sources: "host/src",
     allowed: ALLOWED,
-    shared: &["config", "id", "sys", "telemetry"],
+    shared: &["config", "id", "sys", "telemetry", "turns"],
 };
 
 const SHIM: Rooms = Rooms {
@@ -62,8 +62,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("build", &["adapter", "executor", "function", "storage"]),
     ("function", &["executor"]),
-    ("executor", &["adapter"]),
+    ("executor", &["adapter", "storage"]),
     ("adapter", &[]),
+    ("storage", &[]),
 ];
 
 fn workspace() -> PathBuf {

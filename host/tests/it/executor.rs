@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     fs,
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -28,6 +27,7 @@ use opr_host::{
         job::JobSpec,
     },
     id::{ClassName, InstanceId},
+    storage::objects::Objects,
     telemetry::Metrics,
 };
 use tempfile::TempDir;
@@ -106,7 +106,8 @@ impl Node {
 
 async fn executor(config: &Config, adapter: &Arc<Memory>) -> Arc<Executor> {
     let metrics = Arc::<Metrics>::default();
-    Executor::start(Arc::new(config.clone()), adapter.clone(), metrics)
+    let objects = Objects::new(&config.storage.device).unwrap();
+    Executor::start(Arc::new(config.clone()), adapter.clone(), metrics, objects)
         .await
         .unwrap()
 }
@@ -261,7 +262,7 @@ async fn without_a_spec_an_absent_instance_is_not_found() {
 async fn all_who_wait_for_a_failed_start_learn_why() {
     let node = Node::start(|_| {}).await;
     let mut spec = node.spec("hello", "serve");
-    spec.code = Code::Archive(PathBuf::from("/nowhere/code.tar.gz"));
+    spec.code = Code::Archive("/nowhere/code.tar.gz".into());
     let answers = join_all((0..5).map(|_| node.text(&spec, "/"))).await;
     for answer in answers {
         assert_eq!(answer.unwrap_err().kind(), "source_missing");

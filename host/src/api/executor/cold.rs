@@ -1,6 +1,6 @@
 //! What a client says of the instance that it wants, and the specification made of it.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::collections::BTreeMap;
 
 use super::{
     error::ApiError,
@@ -64,7 +64,7 @@ impl Cold {
             code: self
                 .source
                 .as_ref()
-                .map_or(Code::None, |path| Code::Archive(PathBuf::from(path))),
+                .map_or(Code::None, |path| Code::Archive(path.clone())),
             limits: self.limits()?,
         })
     }

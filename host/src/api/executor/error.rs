@@ -158,7 +158,9 @@ fn cold_start_status(error: &StartError) -> StatusCode {
         StartError::Conflict { .. } => StatusCode::CONFLICT,
         StartError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         StartError::Deleted { .. } => StatusCode::NOT_FOUND,
-        StartError::Code { .. } | StartError::Exited { .. } => StatusCode::BAD_REQUEST,
+        StartError::Exited { .. } => StatusCode::BAD_REQUEST,
+        StartError::Code { source, .. } if source.is_missing() => StatusCode::BAD_REQUEST,
+        StartError::Code { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         StartError::Sandbox { source, .. } => match source {
             CreateError::Image { .. } | CreateError::Command { .. } => StatusCode::BAD_REQUEST,
             CreateError::Class { .. }

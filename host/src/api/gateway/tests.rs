@@ -24,6 +24,7 @@ use crate::{
         instance::{Code, InstanceInfo, Protocol},
     },
     id::{ClassName, InstanceId},
+    storage::objects::ObjectError,
 };
 
 const SOON: Duration = Duration::from_secs(5);
@@ -246,7 +247,9 @@ fn each_failed_execution_has_its_status() {
     };
     let start = |error| ExecuteError::Start(Arc::new(error));
     let sandbox = |source| start(StartError::Sandbox { id: id(), source });
-    let code = std::io::Error::from(std::io::ErrorKind::NotFound);
+    let code = ObjectError::Missing {
+        path: "/a/code.tar.gz".into(),
+    };
     let is_running = true;
     let image = crate::adapter::CreateError::Image {
         image: "i".into(),

@@ -1,4 +1,4 @@
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use expect_test::expect;
 use futures_util::FutureExt;
@@ -9,6 +9,7 @@ use crate::{
     adapter::{CreateError, EngineError},
     executor::execution::Exit,
     id::{ClassName, InstanceId, SandboxId},
+    storage::objects::ObjectError,
 };
 
 fn id() -> InstanceId {
@@ -31,7 +32,16 @@ fn conflict(is_pending: bool) -> StartError {
 }
 
 fn code() -> StartError {
-    let source = io::Error::from(io::ErrorKind::NotFound);
+    let path = "/a/code.tar.gz".into();
+    let source = ObjectError::Missing { path };
+    StartError::Code { id: id(), source }
+}
+
+fn storage() -> StartError {
+    let source = ObjectError::Stalled {
+        path: "/a/code.tar.gz".into(),
+        patience: Duration::from_secs(60),
+    };
     StartError::Code { id: id(), source }
 }
 
@@ -116,6 +126,7 @@ fn each_failed_start_has_its_status() {
         "409 runtime_conflict",
     );
     check_start(code(), "500 source_missing", "400 source_missing");
+    check_start(storage(), "500 source_failed", "500 source_failed");
     check_start(image(), "500 image_missing", "400 image_missing");
     check_start(
         command(),
@@ -214,7 +225,7 @@ fn messages_are_those_that_clients_know() {
     check(conflict(false), "Runtime already exists ");
     check(
         code(),
-        "cannot read the code of instance a: entity not found",
+        "cannot get the code of instance a: /a/code.tar.gz is not in the storage",
     );
     check(
         image(),

@@ -9,13 +9,13 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 /// Who works on which key. A key is known while somebody works on it or waits for it.
 #[derive(Debug)]
-pub(super) struct Turns<K: Ord> {
+pub(crate) struct Turns<K: Ord> {
     locks: Mutex<BTreeMap<K, Arc<AsyncMutex<()>>>>,
 }
 
 /// The right to work on a key, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Turn<'a, K: Ord> {
+pub(crate) struct Turn<'a, K: Ord> {
     turns: &'a Turns<K>,
     key: K,
     lock: Arc<AsyncMutex<()>>,
@@ -32,7 +32,7 @@ impl<K: Ord> Default for Turns<K> {
 
 impl<K: Ord + Clone> Turns<K> {
     /// Waits until nobody else works on `key`.
-    pub(super) async fn take(&self, key: &K) -> Turn<'_, K> {
+    pub(crate) async fn take(&self, key: &K) -> Turn<'_, K> {
         let lock = self.locks().entry(key.clone()).or_default().clone();
         // Made before the wait, so that giving up the wait is noticed too.
         let mut turn = Turn {
