@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! create ──▶ running ──▶ exited ──▶ (delete) gone
-//!               └───────────────────(delete)──▲
+//!               ▲ └─────────┼───────(delete)──▲
+//!               └─(restart)─┘
 //! ```
 
 use std::{
@@ -50,6 +51,15 @@ pub trait Adapter: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// See [`CreateError`].
     async fn create(&self, spec: SandboxSpec) -> Result<Sandbox, CreateError>;
+
+    /// Starts the main process of a sandbox again, which has ended; what the sandbox wrote stays.
+    ///
+    /// # Errors
+    /// See [`CreateError`]; the sandbox is still to be deleted.
+    async fn restart(&self, id: &SandboxId) -> Result<Sandbox, CreateError>;
+
+    /// Processor time that a sandbox has used since its main process started; none where that is not known.
+    fn cpu_time(&self, id: &SandboxId) -> Option<Duration>;
 
     /// Connects to `port` on the sandbox's own loopback address.
     ///
@@ -190,6 +200,12 @@ pub enum CreateError {
     /// A sandbox of that id exists.
     #[error("sandbox {id} already exists")]
     Exists {
+        /// Its id.
+        id: SandboxId,
+    },
+    /// No sandbox of that id is here.
+    #[error("there is no sandbox {id}")]
+    Absent {
         /// Its id.
         id: SandboxId,
     },

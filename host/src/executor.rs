@@ -24,6 +24,7 @@ mod dispatch;
 mod logs;
 mod make;
 mod pool;
+mod restart;
 mod source;
 mod state;
 
@@ -120,17 +121,17 @@ impl Executor {
         }
         let id = spec.id.clone();
         let instance = self.pool.add(self.new_instance(&spec)).map_err(|found| {
-            let is_pending = matches!(found.stage(), Stage::Pending);
+            let is_pending = found.stage().is_to_come();
             StartError::Conflict { id, is_pending }
         })?;
         self.begin(&instance, spec);
         let mut states = instance.state.subscribe();
         let state = states
-            .wait_for(|state| !matches!(state.stage(), Stage::Pending))
+            .wait_for(|state| !state.stage().is_to_come())
             .await
             .expect("the instance lives as long as it is borrowed");
         match state.stage().clone() {
-            Stage::Pending | Stage::Running | Stage::Ready => {
+            Stage::Restarting | Stage::Pending | Stage::Running | Stage::Ready => {
                 drop(state);
                 Ok(instance.info())
             }
@@ -159,6 +160,7 @@ impl Executor {
             timeout,
             start_timeout,
             logging,
+            protocol,
         } = execution;
         let mut may_repeat = spec.is_some();
         loop {
@@ -170,7 +172,10 @@ impl Executor {
             };
             let outcome = match self.ready(&ticket, &budget).await {
                 Err(error) => Err(Failure::unsent(error, request, ticket)),
-                Ok((permit, seconds)) => ticket.dispatch(request, permit, seconds, logging).await,
+                Ok((permit, seconds)) => {
+                    let manner = (logging, protocol);
+                    ticket.dispatch(request, permit, seconds, manner).await
+                }
             };
             let Failure {
                 error,
@@ -209,6 +214,13 @@ impl Executor {
     /// One instance.
     pub fn get(&self, id: &InstanceId) -> Option<InstanceInfo> {
         self.pool.get(id).map(|instance| instance.info())
+    }
+
+    /// Percent of one processor that an instance has used since the last call.
+    pub fn cpu_usage(&self, id: &InstanceId) -> Option<f64> {
+        let instance = self.pool.get(id)?;
+        let used = self.adapter.cpu_time(&instance.sandbox_id)?;
+        instance.cpu_usage(used)
     }
 
     /// Deletes an instance, executions in it included; answers when nothing of it is left. Says whether there was one.
@@ -338,7 +350,7 @@ impl Executor {
         let deadline = budget.start_deadline();
         let late = || ExecuteError::StartTimeout {
             id: instance.facts.id.clone(),
-            is_running: !matches!(instance.stage(), Stage::Pending),
+            is_running: !instance.stage().is_to_come(),
         };
         if budget.timeout.is_zero() {
             return Err(late());
@@ -349,8 +361,7 @@ impl Executor {
             return Ok((place, budget.seconds(Instant::now())));
         }
         let waiting = async {
-            self.reach(instance, |stage| !matches!(stage, Stage::Pending))
-                .await?;
+            self.reach(instance, |stage| !stage.is_to_come()).await?;
             let seconds = budget.seconds(Instant::now());
             if instance.is_awaited() {
                 self.probe(instance);
@@ -377,7 +388,7 @@ impl Executor {
         let stage = state.expect("the sender is borrowed").stage().clone();
         match stage {
             Stage::Ended(end) => Err(instance.end_error(end)),
-            Stage::Pending | Stage::Running | Stage::Ready => Ok(()),
+            Stage::Restarting | Stage::Pending | Stage::Running | Stage::Ready => Ok(()),
         }
     }
 
@@ -397,7 +408,7 @@ impl Executor {
 
     /// Ends an instance: nothing more is let in, and what it has is removed in the background.
     fn end(self: &Arc<Self>, instance: &Arc<Instance>, end: End) {
-        let was_pending = matches!(instance.stage(), Stage::Pending);
+        let was_to_come = instance.stage().is_to_come();
         let reason = match &end {
             End::Failed(error) => error.kind(),
             End::Exited(exit) if exit.out_of_memory => "out_of_memory",
@@ -412,7 +423,7 @@ impl Executor {
         tracing::info!(instance = %instance.facts.id, sandbox = %instance.sandbox_id, reason, "instance ended");
         instance.connections.clear();
         // One that is being made is buried by whoever makes it.
-        if !was_pending {
+        if !was_to_come {
             let (executor, instance) = (self.clone(), instance.clone());
             self.tasks
                 .spawn(async move { executor.bury(instance).await });
@@ -441,6 +452,9 @@ impl Executor {
             message.as_bytes(),
         );
         let was_ready = matches!(instance.stage(), Stage::Ready);
+        if self.restart(instance, &exit) {
+            return;
+        }
         let end = if was_ready {
             End::Exited(exit)
         } else {
@@ -478,13 +492,8 @@ impl Executor {
         let concurrency = self.config.executor.concurrency;
         let instance = Instance::new(facts, sandbox.id.clone(), concurrency);
         let output = sandbox.output.clone();
-        let made = Made {
-            sandbox,
-            _source: None,
-            code: Duration::ZERO,
-            took: Duration::ZERO,
-            started: Instant::now(),
-        };
+        let source = self.sources.of_labels(&sandbox.labels);
+        let made = Made::new(sandbox, source, Duration::ZERO, Instant::now());
         instance.made.set(made).expect("set once");
         let started = instance.step(|state| state.started(Instant::now()));
         started.expect("a new instance is pending");
@@ -536,6 +545,7 @@ impl Executor {
             time::sleep(interval).await;
             let now = Instant::now();
             for instance in executor.pool.all() {
+                let threshold = instance.facts.keep_alive.unwrap_or(threshold);
                 if instance.state.borrow().is_reapable(now, threshold) {
                     executor.end(&instance, End::Deleted);
                 }

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     config::Limits,
-    executor::instance::{Code, InstanceSpec},
+    executor::instance::{Code, InstanceSpec, RestartPolicy},
     id::{ClassName, Digest, FunctionName, InstanceId},
 };
 
@@ -101,6 +101,8 @@ impl Function {
             variables,
             code: Code::Unpacked(code),
             limits: self.limits,
+            restart: RestartPolicy::No,
+            keep_alive: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::{fs, io, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc, time::Duration};
 
 use http::{Request, Response};
+use opr_images::{Reference, ReferenceError};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
         server::{Address, BindError, Server},
     },
     build::{Builds, CodeCache, Parts, code::CodeError},
-    config::Config,
+    config::{Config, Pull},
     executor::{Executor, execution::Body},
     function::{Catalog, Store, StoreError, catalog::CatalogError},
     storage::{
@@ -70,6 +71,7 @@ pub struct Node {
     builds: Builds,
     store: Store,
     metrics: Arc<Metrics>,
+    images: Vec<Reference>,
     gateway: Server,
     executor_api: Server,
     node_api: Server,
@@ -90,6 +92,7 @@ impl Node {
         let executor_api = Server::bind(config.executor_listen, drain).await?;
         let store = Store::open(&config.state_dir)?;
         let catalog = Arc::new(Catalog::load(None)?);
+        let images = images(&config.pull, &catalog);
         let storage = Storage::open(&config.state_dir)?;
         let code = CodeCache::new(&config.state_dir)?;
         let objects = Objects::new(&config.storage.device)?;
@@ -115,6 +118,7 @@ impl Node {
             builds,
             store,
             metrics,
+            images,
             gateway,
             executor_api,
             node_api,
@@ -147,6 +151,7 @@ impl Node {
             builds,
             store,
             metrics,
+            images,
             ..
         } = self;
         let removal = CancellationToken::new();
@@ -159,8 +164,9 @@ impl Node {
             removal: removal.clone(),
         };
         let instances = Arc::new(executor.clone());
-        let executor_api =
-            ExecutorApi::new(config.clone(), instances.clone(), move || metrics.text());
+        let (metrics, used) = (move || metrics.text(), executor.clone());
+        let executor_api = ExecutorApi::new(config.clone(), instances.clone(), metrics)
+            .with_usage(move |id| used.cpu_usage(id));
         let gateway = Gateway::new(lookup(store, builds.clone()), instances);
         let gateway = service(gateway, |gateway, request| async move {
             gateway.answer(request).await
@@ -173,6 +179,11 @@ impl Node {
             |api, request| async move { api.answer(request).await },
         );
         let ended = CancellationToken::new();
+        tokio::spawn(
+            ended
+                .clone()
+                .run_until_cancelled_owned(pull(adapter.clone(), images)),
+        );
         let serving = async {
             tokio::join!(
                 self.gateway.run(gateway, ended.clone()),
@@ -228,6 +239,39 @@ fn lookup(store: Store, builds: Builds) -> Lookup {
             }))
         })
     })
+}
+
+/// The images that the settings want pulled. What is none is told and left out.
+fn images(wanted: &Pull, catalog: &Catalog) -> Vec<Reference> {
+    let mut images = Vec::new();
+    let mut add = |name: &str, image: Result<Reference, String>| match image {
+        Ok(image) => images.push(image),
+        Err(error) => tracing::warn!(name, error, "no image to pull at the start"),
+    };
+    for name in &wanted.images {
+        add(
+            name,
+            name.parse()
+                .map_err(|error: ReferenceError| error.to_string()),
+        );
+    }
+    for name in &wanted.runtimes {
+        let runtime = catalog.find(name).map_err(|error| error.to_string());
+        add(name, runtime.map(|runtime| runtime.image.clone()));
+    }
+    images
+}
+
+/// Pulls images that are not here, one after the other: executions that need one pull it themselves.
+async fn pull(adapter: Arc<Containerd>, images: Vec<Reference>) {
+    for image in images {
+        match adapter.pull(&image).await {
+            Ok(()) => tracing::info!(%image, "image is here"),
+            Err(error) => {
+                tracing::warn!(%image, error = %chain(&error), "image was not pulled");
+            }
+        }
+    }
 }
 
 /// Never ends.

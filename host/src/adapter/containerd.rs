@@ -8,7 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use opr_images::Images;
+use opr_images::{Credentials, Image, Images, PullError, Reference};
 use prost_types::Any;
 use tokio::{
     net::TcpStream,
@@ -34,6 +34,7 @@ use table::Table;
 mod adopt;
 mod create;
 mod remove;
+mod restart;
 mod table;
 
 /// Labels of a container that are this module's own.
@@ -127,6 +128,14 @@ impl Containerd {
         &self.inner.images
     }
 
+    /// Pulls an image that is not here.
+    ///
+    /// # Errors
+    /// See [`PullError`].
+    pub async fn pull(&self, image: &Reference) -> Result<(), PullError> {
+        self.inner.ensure(image).await.map(drop)
+    }
+
     /// Gives back the slots made ahead. Sandboxes and containerd go on without this process.
     ///
     /// # Errors
@@ -196,6 +205,14 @@ impl Adapter for Containerd {
         })
     }
 
+    async fn restart(&self, id: &SandboxId) -> Result<Sandbox, CreateError> {
+        self.inner.restart(id).await
+    }
+
+    fn cpu_time(&self, id: &SandboxId) -> Option<Duration> {
+        cgroup::cpu_time(&self.inner.held.get(id)?.group)
+    }
+
     async fn dial(&self, id: &SandboxId, port: u16) -> io::Result<TcpStream> {
         let held = self.inner.held.get(id);
         let network = held.and_then(|held| lock(&held.network).clone());
@@ -243,6 +260,16 @@ impl Adapter for Containerd {
 }
 
 impl Inner {
+    /// An image, pulled where it is absent, with the login of its registry where the settings have one.
+    async fn ensure(&self, image: &Reference) -> Result<Image, PullError> {
+        let login = self.config.registry.get(image.registry());
+        let credentials = login.map_or(Credentials::Anonymous, |login| Credentials::Basic {
+            username: login.user.clone(),
+            password: login.password.clone(),
+        });
+        self.images.ensure(image, &credentials, &()).await
+    }
+
     fn sandbox_group(&self, class: &ClassName, id: &SandboxId) -> String {
         format!("{}/{id}", class_group(&self.config, class))
     }

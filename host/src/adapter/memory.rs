@@ -9,6 +9,7 @@ use std::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -40,10 +41,11 @@ pub struct Memory {
 }
 
 struct Held {
+    spec: SandboxSpec,
     sandbox: Sandbox,
     address: Arc<OnceLock<SocketAddr>>,
     program: AbortHandle,
-    _scratch: TempDir,
+    scratch: TempDir,
 }
 
 /// What a program sees of its sandbox.
@@ -112,6 +114,31 @@ impl Memory {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Starts the program of a sandbox of this folder.
+    fn hold(&self, spec: SandboxSpec, scratch: TempDir) -> Held {
+        let sandbox = Sandbox {
+            id: spec.id.clone(),
+            labels: spec.labels.clone(),
+            scratch: scratch.path().to_owned(),
+            output: Arc::new(Output::new(OUTPUT)),
+            phases: CreatePhases::default(),
+        };
+        let machine = Machine {
+            spec: spec.clone(),
+            scratch: sandbox.scratch.clone(),
+            output: sandbox.output.clone(),
+            address: Arc::default(),
+            events: self.events.clone(),
+        };
+        Held {
+            spec,
+            sandbox,
+            address: machine.address.clone(),
+            program: self.start(machine),
+            scratch,
+        }
+    }
+
     fn start(&self, machine: Machine) -> AbortHandle {
         let id = machine.spec.id.clone();
         let (events, output) = (self.events.clone(), machine.output.clone());
@@ -141,33 +168,30 @@ impl Adapter for Memory {
                 fs::create_dir(scratch.path().join(name)).map_err(prepare)?;
             }
         }
-        let sandbox = Sandbox {
-            id: id.clone(),
-            labels: spec.labels.clone(),
-            scratch: scratch.path().to_owned(),
-            output: Arc::new(Output::new(OUTPUT)),
-            phases: CreatePhases::default(),
-        };
-        let machine = Machine {
-            spec,
-            scratch: sandbox.scratch.clone(),
-            output: sandbox.output.clone(),
-            address: Arc::default(),
-            events: self.events.clone(),
-        };
         let mut sandboxes = self.lock();
         if sandboxes.contains_key(&id) {
             return Err(CreateError::Exists { id });
         }
         self.n_created.fetch_add(1, Ordering::SeqCst);
-        let held = Held {
-            sandbox: sandbox.clone(),
-            address: machine.address.clone(),
-            program: self.start(machine),
-            _scratch: scratch,
-        };
+        let held = self.hold(spec, scratch);
+        let sandbox = held.sandbox.clone();
         sandboxes.insert(id, held);
         Ok(sandbox)
+    }
+
+    async fn restart(&self, id: &SandboxId) -> Result<Sandbox, CreateError> {
+        let mut sandboxes = self.lock();
+        let Some(Held { spec, scratch, .. }) = sandboxes.remove(id) else {
+            return Err(CreateError::Absent { id: id.clone() });
+        };
+        let held = self.hold(spec, scratch);
+        let sandbox = held.sandbox.clone();
+        sandboxes.insert(id.clone(), held);
+        Ok(sandbox)
+    }
+
+    fn cpu_time(&self, _id: &SandboxId) -> Option<Duration> {
+        None
     }
 
     async fn dial(&self, id: &SandboxId, _port: u16) -> io::Result<TcpStream> {

@@ -20,6 +20,7 @@ mod form;
 mod health;
 mod params;
 mod route;
+mod v2;
 mod value;
 
 use self::{

@@ -98,6 +98,7 @@ impl Gateway {
         head.uri = Uri::from(path);
         head.extensions.clear();
         head.version = http::Version::HTTP_11;
+        let protocol = target.spec.protocol;
         Ok(Execution {
             instance: target.spec.id.clone(),
             spec: Some(target.spec),
@@ -105,6 +106,7 @@ impl Gateway {
             timeout: target.timeout,
             start_timeout: Some(START_TIMEOUT),
             logging: target.logging,
+            protocol,
         })
     }
 }

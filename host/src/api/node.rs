@@ -189,14 +189,19 @@ impl NodeApi {
     }
 
     fn logs(&self, name: &str, query: &str) -> Result<Response<Body>, ApiError> {
-        let function = self.find(name)?;
+        let instance = || self.executor.get(&InstanceId::try_new(name).ok()?);
+        let name = match (self.find(name), instance()) {
+            (Ok(function), _) => function.name.to_string(),
+            (Err(_), Some(instance)) => instance.id.to_string(),
+            (Err(error), None) => return Err(error),
+        };
         let value = |key: &str| {
             let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
             pairs.into_iter().find_map(|(k, v)| (k == key).then_some(v))
         };
         let lines = value("lines").and_then(|text| text.parse().ok());
         let journal = self.executor.journal();
-        let (held, feed) = journal.follow(function.name.as_str(), lines.unwrap_or(LINES));
+        let (held, feed) = journal.follow(&name, lines.unwrap_or(LINES));
         let held: Vec<_> = held.iter().map(|line| LogEntry::from(&**line)).collect();
         let held = stream::iter(held);
         if value("follow") != Some("1") {

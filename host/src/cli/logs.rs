@@ -1,4 +1,4 @@
-//! `opr logs`: what a function wrote.
+//! `opr logs`: what a function, or an instance of the executor API, wrote.
 
 use http::Method;
 
@@ -6,12 +6,12 @@ use super::{
     Session,
     client::{Client, Lines, empty, request},
 };
-use crate::{api::node::wire::LogEntry, executor::journal::Stream, id::FunctionName};
+use crate::{api::node::wire::LogEntry, executor::journal::Stream, id::InstanceId};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Whose.
-    function: FunctionName,
+    /// A function, or an instance of the executor API.
+    name: InstanceId,
     /// Go on with what is written from now on.
     #[arg(long, short)]
     follow: bool,
@@ -24,7 +24,7 @@ pub(super) async fn run(session: &Session, args: Args) -> anyhow::Result<()> {
     let follow = u8::from(args.follow);
     let path = format!(
         "/v1/functions/{}/logs?follow={follow}&lines={}",
-        args.function, args.lines
+        args.name, args.lines
     );
     let client = Client::new(&session.config);
     let answer = client.send(request(Method::GET, &path, empty())).await?;

@@ -8,7 +8,11 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use super::Session;
-use crate::{config::Config, serve::Node, telemetry::log::Lines};
+use crate::{
+    config::{Config, env},
+    serve::Node,
+    telemetry::log::Lines,
+};
 
 pub(super) async fn run(session: Session) -> anyhow::Result<()> {
     start_logs(&session.config)?;
@@ -18,6 +22,10 @@ pub(super) async fn run(session: Session) -> anyhow::Result<()> {
         settings = session.config.masked(),
         "node started"
     );
+    let without_effect = env::without_effect(&|name| std::env::var(name).ok());
+    if !without_effect.is_empty() {
+        tracing::warn!(variables = ?without_effect, "variables without effect are set");
+    }
     let stop = CancellationToken::new();
     let signals = stop.clone();
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;

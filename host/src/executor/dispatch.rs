@@ -23,6 +23,7 @@ use super::{
     Executor,
     connection::{Connection, SendError},
     execution::{Answer, Body, BodyError, ExecuteError, Logs, Phases, Start},
+    instance::Protocol,
     journal::Stream,
     logs::{LOG_ID, LogId},
     make::PORT,
@@ -91,21 +92,25 @@ impl Ticket {
         mut request: Request<Body>,
         permit: OwnedSemaphorePermit,
         seconds: u64,
-        logging: bool,
+        (logging, protocol): (bool, Protocol),
     ) -> Result<Answer, Box<Failure>> {
         let instance = self.instance.clone();
-        set_headers(
-            request.headers_mut(),
-            &instance.credentials,
-            seconds,
-            logging,
-        );
-        request
-            .headers_mut()
-            .entry(header::HOST)
-            .or_insert_with(|| host(&instance.facts.hostname));
+        let headers = request.headers_mut();
+        let grace = match protocol {
+            Protocol::V2 => {
+                instance.credentials.challenge(headers);
+                Duration::ZERO
+            }
+            Protocol::V4 | Protocol::V5 => {
+                set_headers(headers, &instance.credentials, seconds, logging);
+                headers
+                    .entry(header::HOST)
+                    .or_insert_with(|| host(&instance.facts.hostname));
+                GRACE
+            }
+        };
         let (start_time, began) = (SystemTime::now(), Instant::now());
-        let deadline = time::Instant::now() + Duration::from_secs(seconds) + GRACE;
+        let deadline = time::Instant::now() + Duration::from_secs(seconds) + grace;
         let sent = time::timeout_at(deadline, self.send(Box::new(request), seconds)).await;
         let sent = sent.unwrap_or_else(|_| {
             let id = instance.facts.id.clone();
@@ -285,6 +290,11 @@ impl Credentials {
             secret: HeaderValue::from_str(key).expect("hexadecimal digits"),
             basic: HeaderValue::from_str(&basic).expect("base 64"),
         }
+    }
+
+    /// What a server of the old protocol knows the host by.
+    fn challenge(&self, headers: &mut HeaderMap) {
+        headers.insert("x-internal-challenge", self.secret.clone());
     }
 }
 

@@ -11,7 +11,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use super::instance::InstanceSpec;
+use super::instance::{InstanceSpec, Protocol};
 use crate::{adapter::CreateError, id::InstanceId, storage::objects::ObjectError};
 
 /// Why a body broke off.
@@ -35,6 +35,9 @@ pub struct Execution {
     pub start_timeout: Option<Duration>,
     /// Whether the function's logs are collected.
     pub logging: bool,
+    /// How the function's server is spoken to. The request is one of this protocol already; its secrets are the
+    /// executor's to add.
+    pub protocol: Protocol,
 }
 
 /// How an execution came by its instance.
@@ -279,6 +282,9 @@ impl ExecuteError {
         match self {
             Self::NotFound { .. } | Self::Deleted { .. } => "runtime_not_found",
             Self::Start(error) => error.kind(),
+            Self::StartTimeout {
+                is_running: true, ..
+            } => "runtime_not_listening",
             Self::StartTimeout { .. } => "runtime_timeout",
             Self::Timeout { .. } => "execution_timeout",
             Self::QueueFull { .. } => "execution_queue_full",
@@ -312,7 +318,9 @@ impl StartError {
                 | CreateError::Class { .. }
                 | CreateError::Exists { .. }
                 | CreateError::Command { .. } => Fault::Caller,
-                CreateError::Prepare { .. } | CreateError::Engine { .. } => Fault::Host,
+                CreateError::Prepare { .. }
+                | CreateError::Engine { .. }
+                | CreateError::Absent { .. } => Fault::Host,
             },
             Self::Exited { .. } => Fault::Function,
             Self::Stopping => Fault::Load,
@@ -329,6 +337,7 @@ impl StartError {
                 CreateError::Image { .. } => "image_missing",
                 CreateError::Command { .. } => "runtime_command_failed",
                 CreateError::Class { .. }
+                | CreateError::Absent { .. }
                 | CreateError::Exists { .. }
                 | CreateError::Prepare { .. }
                 | CreateError::Engine { .. } => "host_failed",

@@ -77,6 +77,57 @@ pub struct InstanceSpec {
     pub code: Code,
     /// Limits of its sandbox.
     pub limits: Limits,
+    /// Whether its main process is started again when it ends.
+    pub restart: RestartPolicy,
+    /// How long it stays without an execution; `None` takes the node's setting.
+    pub keep_alive: Option<Duration>,
+}
+
+/// Whether a main process that has ended by itself is started again, in the same sandbox.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    /// Never: the instance has ended.
+    #[default]
+    No,
+    /// Always.
+    Always,
+    /// Where its exit code is not 0.
+    OnFailure,
+    /// As [`RestartPolicy::Always`]: here nobody stops an instance without deleting it.
+    UnlessStopped,
+}
+
+impl RestartPolicy {
+    /// Its name on the wire.
+    pub const NAMES: &[&str] = &["no", "always", "on-failure", "unless-stopped"];
+
+    /// Whether a main process that ended with `code` is started again.
+    pub(super) fn restarts(self, code: u32) -> bool {
+        match self {
+            Self::No => false,
+            Self::Always | Self::UnlessStopped => true,
+            Self::OnFailure => code != 0,
+        }
+    }
+}
+
+/// A text that names no restart policy.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0:?} is no restart policy: no, always, on-failure or unless-stopped")]
+pub struct RestartPolicyError(String);
+
+impl FromStr for RestartPolicy {
+    type Err = RestartPolicyError;
+    fn from_str(text: &str) -> Result<Self, RestartPolicyError> {
+        match text {
+            "no" => Ok(Self::No),
+            "always" => Ok(Self::Always),
+            "on-failure" => Ok(Self::OnFailure),
+            "unless-stopped" => Ok(Self::UnlessStopped),
+            _ => Err(RestartPolicyError(text.to_owned())),
+        }
+    }
 }
 
 /// Where an instance's code is.

@@ -15,7 +15,7 @@ use super::{
     instance::{Code, InstanceSpec, Protocol},
     journal::Stream,
     pool::{Facts, Instance, Made},
-    source::Source,
+    source,
     state::{End, Stage},
 };
 use crate::{
@@ -42,6 +42,15 @@ impl Executor {
                 Err(StartError::Deleted { id })
             }
         };
+        self.settle(instance, made).await;
+    }
+
+    /// What follows once the main process runs, or does not.
+    pub(super) async fn settle(
+        self: Arc<Self>,
+        instance: Arc<Instance>,
+        made: Result<Made, StartError>,
+    ) {
         let made = match made {
             Ok(made) => made,
             Err(error) => {
@@ -91,24 +100,18 @@ impl Executor {
             })?;
         let code = began.elapsed();
         let id = spec.id.clone();
-        let archive = source.as_ref().map(|source| source.path.as_path());
+        let archive = source.as_deref();
         let spec = sandbox_spec(instance, spec, archive, &self.config.hostname);
         let sandbox = self
             .adapter
             .create(spec)
             .await
             .map_err(|source| StartError::Sandbox { id, source })?;
-        Ok(Made {
-            sandbox,
-            _source: source,
-            code,
-            took: began.elapsed(),
-            started: Instant::now(),
-        })
+        Ok(Made::new(sandbox, source, code, began))
     }
 
     /// The archive that the instance gets.
-    async fn source(&self, code: &Code) -> Result<Option<Arc<Source>>, ObjectError> {
+    async fn source(&self, code: &Code) -> Result<Option<Arc<source::Source>>, ObjectError> {
         match code {
             Code::None => Ok(None),
             Code::Archive(path) => self.sources.get(path).await.map(Some),
@@ -192,7 +195,12 @@ impl Executor {
         if let Err(error) = self.adapter.delete(id).await {
             tracing::error!(error = %crate::telemetry::chain(&error), sandbox = %id, "sandbox was not deleted");
         }
-        self.pool.remove(&instance);
+        self.forget(&instance);
+    }
+
+    /// An instance is no longer this process's.
+    pub(super) fn forget(&self, instance: &Arc<Instance>) {
+        self.pool.remove(instance);
         self.metrics.instances.dec();
         instance.gone.cancel();
     }
@@ -201,9 +209,11 @@ impl Executor {
 fn sandbox_spec(
     instance: &Instance,
     spec: InstanceSpec,
-    archive: Option<&Path>,
+    archive: Option<&source::Source>,
     host: &str,
 ) -> SandboxSpec {
+    let mut labels = instance.facts.labels();
+    labels.extend(archive.map(source::Source::label));
     SandboxSpec {
         id: instance.sandbox_id.clone(),
         env: environment(&spec, &instance.facts, host),
@@ -215,7 +225,7 @@ fn sandbox_spec(
         working_dir: (spec.protocol == Protocol::V2).then(|| "/usr/code".into()),
         limits: spec.limits,
         terminal: false,
-        labels: instance.facts.labels(),
+        labels,
     }
 }
 
@@ -252,7 +262,7 @@ fn environment(spec: &InstanceSpec, facts: &Facts, host: &str) -> Vec<(String, S
         .collect()
 }
 
-fn mounts(spec: &InstanceSpec, archive: Option<&Path>) -> Vec<Mount> {
+fn mounts(spec: &InstanceSpec, archive: Option<&source::Source>) -> Vec<Mount> {
     let scratch = |name: &str, target: &str| Mount {
         source: adapter::Source::Scratch(name.into()),
         target: target.into(),
@@ -272,7 +282,7 @@ fn mounts(spec: &InstanceSpec, archive: Option<&Path>) -> Vec<Mount> {
             mounts.push(read_only(dir, "/usr/local/server/src/function"));
         }
         (Code::Archive(path), Some(archive)) => {
-            mounts.push(read_only(archive, code_path(path)));
+            mounts.push(read_only(&archive.path, code_path(path)));
             mounts.push(builds(spec.protocol));
         }
         (Code::None, _) | (Code::Archive(_), None) => mounts.push(builds(spec.protocol)),

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     connection::Connections,
     dispatch::Credentials,
-    instance::{InstanceInfo, InstanceSpec, Protocol},
+    instance::{InstanceInfo, InstanceSpec, Protocol, RestartPolicy},
     logs::LogFiles,
     source::Source,
     state::{End, Refusal, Stage, State},
@@ -45,6 +45,10 @@ pub(super) struct Facts {
     pub(super) hostname: String,
     pub(super) key: String,
     pub(super) created: SystemTime,
+    #[serde(default)]
+    pub(super) restart: RestartPolicy,
+    #[serde(default)]
+    pub(super) keep_alive: Option<Duration>,
 }
 
 impl Facts {
@@ -58,6 +62,8 @@ impl Facts {
             hostname: random_hex(),
             key: random_hex(),
             created: SystemTime::now(),
+            restart: spec.restart,
+            keep_alive: spec.keep_alive,
         }
     }
 
@@ -100,6 +106,9 @@ pub(super) struct Instance {
     pub(super) boot: OnceLock<Duration>,
     pub(super) is_probing: AtomicBool,
     pub(super) notices: Notices,
+    /// How many times in a row its main process was started again.
+    pub(super) n_restarts: u32,
+    cpu: Mutex<Option<CpuTime>>,
     log_files: OnceLock<Option<Arc<LogFiles>>>,
     /// Cancelled when nothing of it is left.
     pub(super) gone: CancellationToken,
@@ -109,13 +118,38 @@ pub(super) struct Instance {
 #[derive(Debug)]
 pub(super) struct Made {
     pub(super) sandbox: Sandbox,
-    /// Keeps the archive of its code.
-    pub(super) _source: Option<Arc<Source>>,
+    /// The archive of its code, which is there as long as this is.
+    pub(super) source: Option<Arc<Source>>,
     /// How long fetching the code took.
     pub(super) code: Duration,
     /// How long all of the creation took.
     pub(super) took: Duration,
     pub(super) started: Instant,
+}
+
+impl Made {
+    /// A sandbox whose main process runs from now on.
+    pub(super) fn new(
+        sandbox: Sandbox,
+        source: Option<Arc<Source>>,
+        code: Duration,
+        began: Instant,
+    ) -> Self {
+        Self {
+            sandbox,
+            source,
+            code,
+            took: began.elapsed(),
+            started: Instant::now(),
+        }
+    }
+}
+
+/// What the processors have done for an instance.
+#[derive(Debug, Clone, Copy)]
+struct CpuTime {
+    at: Instant,
+    used: Duration,
 }
 
 /// What the engine told of an instance.
@@ -156,9 +190,41 @@ impl Instance {
             boot: OnceLock::new(),
             is_probing: AtomicBool::new(false),
             notices: Notices::default(),
+            n_restarts: 0,
+            cpu: Mutex::default(),
             log_files: OnceLock::new(),
             gone: CancellationToken::new(),
         }
+    }
+
+    /// The same instance, whose main process is to be started again.
+    pub(super) fn again(&self, n_restarts: u32, concurrency: usize) -> Self {
+        let new = Self::new(self.facts.clone(), self.sandbox_id.clone(), concurrency);
+        Self {
+            state: watch::Sender::new(self.state.borrow().restarting()),
+            n_restarts,
+            ..new
+        }
+    }
+
+    /// Percent of one processor that it has used since the last call, or since its start; `used` is all that it has used.
+    pub(super) fn cpu_usage(&self, used: Duration) -> Option<f64> {
+        let started = self.made.get()?.started;
+        let mut last = self.cpu.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = CpuTime {
+            at: Instant::now(),
+            used,
+        };
+        let first = CpuTime {
+            at: started,
+            used: Duration::ZERO,
+        };
+        let before = last.replace(now).unwrap_or(first);
+        let passed = (now.at - before.at).as_secs_f64();
+        let share = now.used.saturating_sub(before.used).as_secs_f64() / passed;
+        share
+            .is_finite()
+            .then(|| (share * 10_000.0).round() / 100.0)
     }
 
     /// Where its server leaves the logs of executions.
@@ -208,7 +274,7 @@ impl Instance {
         let state = state.expect("the sender is borrowed from the instance");
         match state.stage() {
             Stage::Ended(end) => end.clone(),
-            Stage::Pending | Stage::Running | Stage::Ready => End::Deleted,
+            Stage::Restarting | Stage::Pending | Stage::Running | Stage::Ready => End::Deleted,
         }
     }
 
@@ -291,6 +357,24 @@ impl Pool {
     pub(super) fn get(&self, id: &InstanceId) -> Option<Arc<Instance>> {
         let instance = self.lock().get(id).cloned()?;
         (!matches!(instance.stage(), Stage::Ended(_))).then_some(instance)
+    }
+
+    /// Puts `again` in the place of an instance, which ends. Says whether that was still there.
+    pub(super) fn replace(&self, old: &Arc<Instance>, again: &Arc<Instance>, end: End) -> bool {
+        let mut instances = self.lock();
+        let id = &old.facts.id;
+        let is_there = instances
+            .get(id)
+            .is_some_and(|found| Arc::ptr_eq(found, old));
+        if !is_there
+            || old
+                .step(|state| state.end(end).then_some(()).ok_or(()))
+                .is_err()
+        {
+            return false;
+        }
+        instances.insert(id.clone(), again.clone());
+        true
     }
 
     /// Forgets this instance, and no later one of its name.

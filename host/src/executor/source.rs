@@ -2,7 +2,7 @@
 //! read-only by all instances that want it.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs::{self, DirBuilder, Permissions},
     io,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
@@ -21,6 +21,9 @@ use crate::{
 const MAX_SOURCE: u64 = 4 << 30;
 /// How long an archive that no instance uses is kept.
 const KEPT: Duration = Duration::from_secs(600);
+
+/// The label of a container's archive.
+const LABEL: &str = "opr/source";
 
 /// The archives: `<state_dir>/sources/<64 hexadecimal digits>`.
 #[derive(Debug)]
@@ -42,6 +45,14 @@ struct Known {
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) path: PathBuf,
+    digest: Digest,
+}
+
+impl Source {
+    /// What a later process finds it by: kept with the container.
+    pub(super) fn label(&self) -> (String, String) {
+        (LABEL.to_owned(), self.digest.to_string())
+    }
 }
 
 impl Sources {
@@ -96,6 +107,13 @@ impl Sources {
         Ok(found.expect("it was kept a moment ago").1)
     }
 
+    /// The archive that an earlier process gave to a container with these labels.
+    pub(super) fn of_labels(&self, labels: &BTreeMap<String, String>) -> Option<Arc<Source>> {
+        let digest = labels.get(LABEL)?.parse().ok()?;
+        let known = self.lock();
+        known.files.get(&digest).map(|(source, _)| source.clone())
+    }
+
     /// Removes what nobody holds or has asked for lately.
     pub(super) fn sweep(&self, now: Instant) {
         let mut known = self.lock();
@@ -118,7 +136,11 @@ impl Sources {
 
 impl Known {
     fn keep(&mut self, digest: Digest, path: PathBuf) {
-        let new = || (Arc::new(Source { path }), Instant::now());
+        let source = Source {
+            path,
+            digest: digest.clone(),
+        };
+        let new = || (Arc::new(source), Instant::now());
         self.files.entry(digest).or_insert_with(new).1 = Instant::now();
     }
 
@@ -201,11 +223,16 @@ mod tests {
     #[tokio::test]
     async fn a_later_process_knows_what_is_there() {
         let node = node();
-        node.sources.get(&node.write("a", "one")).await.unwrap();
+        let source = node.sources.get(&node.write("a", "one")).await;
+        let label = source.unwrap().label();
         fs::write(node.sources.dir.join("new-half"), "o").unwrap();
         let objects = Objects::new(&Device::Local).unwrap();
         let later = Sources::new(node.dir.path(), objects).unwrap();
         assert_eq!(node.n_files(), 1);
+        let held = later.of_labels(&BTreeMap::from([label]));
+        later.sweep(Instant::now() + KEPT);
+        assert_eq!((held.is_some(), node.n_files()), (true, 1));
+        drop(held);
         later.sweep(Instant::now() + KEPT);
         assert_eq!(node.n_files(), 0);
     }

@@ -1,8 +1,8 @@
 //! What an instance may do next. Pure: time is an argument, nothing here waits.
 //!
 //! ```text
-//! Pending ──▶ Running ──▶ Ready
-//!    └───────────┴──────────┴──▶ Ended
+//! Restarting ──▶ Pending ──▶ Running ──▶ Ready
+//!     └─────────────┴───────────┴──────────┴──▶ Ended
 //! ```
 
 use std::{
@@ -15,6 +15,8 @@ use super::execution::{Exit, StartError};
 /// How far an instance is.
 #[derive(Debug, Clone)]
 pub(super) enum Stage {
+    /// Its main process has ended, and is started again after a pause.
+    Restarting,
     /// Its sandbox is being made.
     Pending,
     /// Its main process runs.
@@ -34,6 +36,16 @@ pub(super) enum End {
     Exited(Exit),
     /// It was deleted: by request, or for want of work.
     Deleted,
+}
+
+impl Stage {
+    /// Whether its main process does not run yet, but will.
+    pub(super) fn is_to_come(&self) -> bool {
+        match self {
+            Self::Restarting | Self::Pending => true,
+            Self::Running | Self::Ready | Self::Ended(_) => false,
+        }
+    }
 }
 
 /// A step that the stage does not allow.
@@ -68,6 +80,15 @@ impl State {
         }
     }
 
+    /// The state of an instance that starts again: as long unused as it was.
+    pub(super) fn restarting(&self) -> Self {
+        Self {
+            stage: Stage::Restarting,
+            n_executions: 0,
+            ..*self
+        }
+    }
+
     pub(super) fn stage(&self) -> &Stage {
         &self.stage
     }
@@ -80,6 +101,17 @@ impl State {
         self.updated
     }
 
+    /// The pause before a restart is over.
+    pub(super) fn begun(&mut self) -> Result<(), StepError> {
+        match self.stage {
+            Stage::Restarting => {
+                self.stage = Stage::Pending;
+                Ok(())
+            }
+            Stage::Pending | Stage::Running | Stage::Ready | Stage::Ended(_) => Err(StepError),
+        }
+    }
+
     /// The main process runs.
     pub(super) fn started(&mut self, now: Instant) -> Result<(), StepError> {
         match self.stage {
@@ -88,7 +120,7 @@ impl State {
                 self.updated = now;
                 Ok(())
             }
-            Stage::Running | Stage::Ready | Stage::Ended(_) => Err(StepError),
+            Stage::Restarting | Stage::Running | Stage::Ready | Stage::Ended(_) => Err(StepError),
         }
     }
 
@@ -99,14 +131,14 @@ impl State {
                 self.stage = Stage::Ready;
                 Ok(())
             }
-            Stage::Pending | Stage::Ended(_) => Err(StepError),
+            Stage::Restarting | Stage::Pending | Stage::Ended(_) => Err(StepError),
         }
     }
 
     /// Nothing more is let in. The first reason counts; says whether this was it.
     pub(super) fn end(&mut self, end: End) -> bool {
         match self.stage {
-            Stage::Pending | Stage::Running | Stage::Ready => {
+            Stage::Restarting | Stage::Pending | Stage::Running | Stage::Ready => {
                 self.stage = Stage::Ended(end);
                 true
             }
@@ -118,10 +150,10 @@ impl State {
     pub(super) fn admit(&mut self, room: usize, now: Instant) -> Result<(), Refusal> {
         match self.stage {
             Stage::Ended(_) => Err(Refusal::Ended),
-            Stage::Pending | Stage::Running | Stage::Ready if self.n_executions >= room => {
-                Err(Refusal::Full)
-            }
-            Stage::Pending | Stage::Running | Stage::Ready => {
+            Stage::Restarting | Stage::Pending | Stage::Running | Stage::Ready => {
+                if self.n_executions >= room {
+                    return Err(Refusal::Full);
+                }
                 self.n_executions += 1;
                 self.updated = now;
                 Ok(())
@@ -140,11 +172,11 @@ impl State {
         self.is_retired = true;
     }
 
-    /// Whether it may be reaped: made, unused, and retired or idle for `threshold`.
+    /// Whether it may be reaped: not being made, unused, and retired or idle for `threshold`.
     pub(super) fn is_reapable(&self, now: Instant, threshold: Duration) -> bool {
         match self.stage {
             Stage::Pending | Stage::Ended(_) => false,
-            Stage::Running | Stage::Ready => {
+            Stage::Restarting | Stage::Running | Stage::Ready => {
                 let is_idle = now.saturating_duration_since(self.updated) >= threshold;
                 self.n_executions == 0 && (self.is_retired || is_idle)
             }
@@ -201,6 +233,20 @@ mod tests {
         assert_eq!(state.admit(1, start), Err(Refusal::Full));
         state.end(End::Deleted);
         assert_eq!(state.admit(2, start), Err(Refusal::Ended));
+    }
+
+    #[test]
+    fn an_instance_that_starts_again_stays_as_long_unused_as_it_was() {
+        let start = Instant::now();
+        let mut state = ready(start).restarting();
+        assert!(!state.is_reapable(start, IDLE));
+        assert!(state.is_reapable(start + IDLE, IDLE));
+        state.admit(1, start).unwrap();
+        assert!(!state.is_reapable(start + IDLE, IDLE));
+        assert_eq!(state.started(start), Err(StepError));
+        state.begun().unwrap();
+        assert_eq!(state.begun(), Err(StepError));
+        state.started(start).unwrap();
     }
 
     #[derive(Debug, Clone, Copy)]

@@ -321,6 +321,22 @@ impl Node {
         Ok(path.display().to_string())
     }
 
+    /// Packs one of the folders in `functions/` likewise.
+    pub(crate) fn pack(&self, function: &str) -> Result<String> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/functions");
+        let path = self.dir().join(format!("{function}.tar.gz"));
+        let gzip = GzEncoder::new(fs::File::create(&path)?, flate2::Compression::fast());
+        let mut archive = tar::Builder::new(gzip);
+        archive.append_dir_all(".", folder.join(function))?;
+        let metadata = "OPEN_RUNTIMES_ENTRYPOINT=index.js\n";
+        let mut header = tar::Header::new_gnu();
+        header.set_size(metadata.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, "./.open-runtimes", metadata.as_bytes())?;
+        archive.into_inner()?.finish()?;
+        Ok(path.display().to_string())
+    }
+
     /// How many instances there are.
     pub(crate) fn instances(&self) -> Result<usize> {
         let listed: Vec<serde_json::Value> = serde_json::from_str(&self.opr("ps", &["--json"])?)?;

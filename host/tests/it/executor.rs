@@ -23,7 +23,7 @@ use opr_host::{
     executor::{
         Executor,
         execution::{Answer, Body, ExecuteError, Execution, Logs, Start, StartError},
-        instance::{Code, InstanceSpec, Protocol},
+        instance::{Code, InstanceSpec, Protocol, RestartPolicy},
         job::JobSpec,
     },
     id::{ClassName, InstanceId},
@@ -78,6 +78,8 @@ impl Node {
             variables: BTreeMap::new(),
             code: Code::Unpacked(self.dir.path().into()),
             limits: Limits::default(),
+            restart: RestartPolicy::No,
+            keep_alive: None,
         }
     }
 
@@ -130,6 +132,7 @@ fn execution(spec: &InstanceSpec, path: &str) -> Execution {
         timeout: Duration::from_secs(10),
         start_timeout: None,
         logging: true,
+        protocol: Protocol::V5,
     }
 }
 
@@ -306,6 +309,61 @@ async fn an_end_during_an_execution_is_told_and_the_next_starts_anew() {
     assert_eq!(node.text(&spec, "/").await.unwrap(), "hello");
     assert_eq!(node.adapter.n_created(), 2);
     node.settle(1).await;
+}
+
+#[tokio::test]
+async fn a_main_process_that_ends_is_started_again_in_its_sandbox() {
+    let node = Node::start(|_| {}).await;
+    let mut spec = node.spec("hello", "serve");
+    spec.restart = RestartPolicy::Always;
+    node.text(&spec, "/").await.unwrap();
+    let before = node.executor.get(&spec.id).unwrap();
+    for _ in 0..2 {
+        let error = node.text(&spec, "/exit").await.unwrap_err();
+        assert_eq!(error.kind(), "runtime_exited");
+        assert_eq!(node.text(&spec, "/").await.unwrap(), "hello");
+    }
+    let after = node.executor.get(&spec.id).unwrap();
+    assert_eq!(
+        (before.key, before.hostname, before.created),
+        (after.key, after.hostname, after.created)
+    );
+    assert_eq!(node.adapter.n_created(), 1);
+    assert!(node.executor.delete(&spec.id).await);
+    node.settle(0).await;
+}
+
+#[tokio::test]
+async fn one_that_ends_again_and_again_tells_why_and_can_be_deleted() {
+    let node = Node::start(|_| {}).await;
+    let mut spec = node.spec("hello", "crash");
+    spec.restart = RestartPolicy::OnFailure;
+    for _ in 0..2 {
+        let error = node.text(&spec, "/").await.unwrap_err();
+        assert_eq!(error.kind(), "runtime_exited");
+    }
+    let (lines, _) = node.executor.journal().follow("hello", usize::MAX);
+    let n_runs = lines.iter().filter(|line| line.text == "no such module");
+    assert!(n_runs.count() >= 2, "{lines:?}");
+    assert_eq!(node.executor.list().len(), 1);
+    assert!(node.executor.delete(&spec.id).await);
+    assert!(node.executor.list().is_empty());
+    node.settle(0).await;
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_the_pause_before_a_restart() {
+    let node = Node::start(|_| {}).await;
+    let mut spec = node.spec("hello", "crash");
+    spec.restart = RestartPolicy::Always;
+    for _ in 0..6 {
+        node.text(&spec, "/").await.unwrap_err();
+    }
+    let stopping = node.executor.drain(Duration::from_secs(60));
+    let stopped = tokio::time::timeout(Duration::from_secs(2), stopping).await;
+    assert!(stopped.is_ok());
+    node.executor.delete_all().await;
+    assert!(node.executor.list().is_empty());
 }
 
 #[tokio::test]
@@ -502,6 +560,23 @@ async fn an_idle_instance_is_reaped_and_a_busy_one_kept() {
         .map(|info| info.id)
         .collect();
     assert_eq!(names, [busy.id]);
+}
+
+#[tokio::test]
+async fn an_instance_may_be_kept_for_longer_than_others() {
+    let node = Node::start(|config| {
+        config.executor.inactive_threshold_s = 0;
+        config.executor.maintenance_interval_s = 1;
+    })
+    .await;
+    let idle = node.spec("idle", "serve");
+    let mut kept = node.spec("kept", "serve");
+    kept.keep_alive = Some(Duration::from_secs(3600));
+    for spec in [&idle, &kept] {
+        node.text(spec, "/").await.unwrap();
+    }
+    node.settle(1).await;
+    assert!(node.executor.get(&kept.id).is_some());
 }
 
 #[tokio::test]

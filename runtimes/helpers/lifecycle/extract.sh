@@ -1,12 +1,12 @@
 # How an archive becomes the function's directory.
 
-# extract_code BEGAN: unpacks the first archive there is.
+# extract_code BEGAN: unpacks the first archive there is; the host names the one that it has mounted.
 extract_code() {
-    local name
-    for name in "${ARCHIVE_NAMES[@]}"; do
-        if [ -f "$CODE_DIR/$name" ]; then
+    local archive
+    for archive in "${ARCHIVE_NAMES[@]/#/$CODE_DIR/}" "${OPEN_RUNTIMES_CODE_PATH:-}"; do
+        if [ -f "$archive" ]; then
             mkdir -p "$FUNCTION_DIR"
-            extract "$CODE_DIR/$name" "$FUNCTION_DIR"
+            extract "$archive" "$FUNCTION_DIR"
             metric extract "$1"
             return
         fi

@@ -55,7 +55,7 @@ impl Inner {
         let folders = Folders::new(&self.config, id);
         // The shim holds the other ends: the senders are not needed.
         let (reader, _) = Stdio::new(&folders.dir, terminal).read().ok()?;
-        let held = Held::new(self.sandbox_group(&class, id));
+        let held = Held::new(self.sandbox_group(&class, id), labels.clone(), terminal);
         *lock(&held.network) = Some(slot.net.map(|(_, netns)| netns));
         *lock(&held.slot) = Some(index);
         let output = reader.output.clone();

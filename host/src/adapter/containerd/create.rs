@@ -11,7 +11,7 @@ use containerd_client::{
     services::v1::{Container, CreateTaskRequest, container::Runtime},
     types,
 };
-use opr_images::{Credentials, Image};
+use opr_images::Image;
 use prost_types::Any;
 
 use super::{CLASS, Inner, SLOT, TERMINAL, blocking, lock, table::Held};
@@ -39,7 +39,11 @@ impl Inner {
         let Some(class) = self.config.class.get(&spec.class).cloned() else {
             return Err(CreateError::Class { class: spec.class });
         };
-        let held = Arc::new(Held::new(self.sandbox_group(&spec.class, &id)));
+        let held = Arc::new(Held::new(
+            self.sandbox_group(&spec.class, &id),
+            spec.labels.clone(),
+            spec.terminal,
+        ));
         let gate = held.gate.lock().await;
         if !self.held.insert(&id, &held) {
             return Err(CreateError::Exists { id });
@@ -100,11 +104,8 @@ impl Inner {
             image: spec.image.to_string(),
             source,
         };
-        let image = self
-            .images
-            .ensure(&spec.image, &Credentials::Anonymous, &())
-            .await
-            .map_err(|error| missing(error.into()))?;
+        let image = self.ensure(&spec.image).await;
+        let image = image.map_err(|error| missing(error.into()))?;
         let layers = self
             .images
             .layers(&image)
@@ -180,7 +181,17 @@ impl Inner {
             .create_container(container)
             .await
             .map_err(engine)?;
-        let stdio = Stdio::new(&folders.dir, spec.terminal);
+        self.make_process(id, folders, spec.terminal).await
+    }
+
+    /// Makes the main process of a container, which waits for its start.
+    pub(super) async fn make_process(
+        &self,
+        id: &SandboxId,
+        folders: &Folders,
+        terminal: bool,
+    ) -> Result<Reader, CreateError> {
+        let stdio = Stdio::new(&folders.dir, terminal);
         let (reader, senders) = stdio.read().map_err(|source| CreateError::Prepare {
             id: id.clone(),
             step: "its output",
@@ -198,7 +209,7 @@ impl Inner {
             rootfs: vec![rootfs],
             stdout: text(&stdio.stdout),
             stderr: stdio.stderr.as_deref().map(text).unwrap_or_default(),
-            terminal: spec.terminal,
+            terminal,
             ..Default::default()
         };
         let created = self.client.create_task(task).await;
@@ -236,7 +247,7 @@ fn labels(spec: &SandboxSpec, slot: u32) -> HashMap<String, String> {
 }
 
 /// Tells a command that cannot be executed from a failure of the engine, by the words that shims have in common.
-fn wrong_command(id: &SandboxId, source: EngineError) -> CreateError {
+pub(super) fn wrong_command(id: &SandboxId, source: EngineError) -> CreateError {
     let id = id.clone();
     match &source {
         EngineError::Refused { message, .. }

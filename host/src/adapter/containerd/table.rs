@@ -1,7 +1,7 @@
 //! The sandboxes that this process knows, and what is told of them.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     os::fd::OwnedFd,
     sync::{
         Arc, Mutex,
@@ -46,8 +46,11 @@ pub(super) struct Held {
     pub(super) has_started: AtomicBool,
     /// Whether a kill for want of memory was told.
     is_short: AtomicBool,
-    /// Set once the exit was told.
-    exit: OnceCell<()>,
+    /// Set once the exit was told; another for each main process.
+    exit: Mutex<Arc<OnceCell<()>>>,
+    /// As in its description.
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) terminal: bool,
 }
 
 impl Table {
@@ -100,7 +103,8 @@ impl Table {
             let id = id.clone();
             self.tell(Event::Exited { id, code });
         };
-        held.exit.get_or_init(tell).await;
+        let exit = lock(&held.exit).clone();
+        exit.get_or_init(tell).await;
     }
 
     fn tell(&self, event: Event) {
@@ -112,7 +116,7 @@ impl Table {
 impl Known for Table {
     fn running(&self) -> BTreeSet<SandboxId> {
         let is_running =
-            |held: &Held| held.has_started.load(Ordering::SeqCst) && !held.exit.initialized();
+            |held: &Held| held.has_started.load(Ordering::SeqCst) && !held.has_exited();
         let table = lock(&self.held);
         table
             .iter()
@@ -131,23 +135,35 @@ impl Known for Table {
     fn out_of_memory(&self, id: SandboxId) {
         let Some(held) = self.get(&id) else { return };
         // What comes after the exit was told with it.
-        if !held.is_short.swap(true, Ordering::SeqCst) || !held.exit.initialized() {
+        if !held.is_short.swap(true, Ordering::SeqCst) || !held.has_exited() {
             self.tell(Event::OutOfMemory { id });
         }
     }
 }
 
 impl Held {
-    pub(super) fn new(group: String) -> Self {
+    pub(super) fn new(group: String, labels: BTreeMap<String, String>, terminal: bool) -> Self {
         Self {
             group,
+            labels,
+            terminal,
             gate: tokio::sync::Mutex::default(),
             network: Mutex::default(),
             slot: Mutex::default(),
             reader: Mutex::default(),
             has_started: AtomicBool::default(),
             is_short: AtomicBool::default(),
-            exit: OnceCell::new(),
+            exit: Mutex::default(),
         }
+    }
+
+    fn has_exited(&self) -> bool {
+        lock(&self.exit).initialized()
+    }
+
+    /// Forgets the end of a main process, before another starts.
+    pub(super) fn reset(&self) {
+        *lock(&self.exit) = Arc::default();
+        self.is_short.store(false, Ordering::SeqCst);
     }
 }

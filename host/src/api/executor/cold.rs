@@ -1,22 +1,20 @@
 //! What a client says of the instance that it wants, and the specification made of it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     error::ApiError,
-    params::{ParamError, Params, given, one_of, one_of_loose},
+    params::{ParamError, Params, given, int_loose, one_of, one_of_loose},
     value::Value,
 };
 use crate::{
     config::{Config, Limits},
-    executor::instance::{Code, InstanceSpec, Protocol},
+    executor::instance::{Code, InstanceSpec, Protocol, ProtocolError, RestartPolicy},
     id::{ClassName, InstanceId},
 };
 
 /// Bytes of what the wire calls a megabyte of memory.
 const MEGABYTE: u64 = 1_000_000;
-/// What a client may ask to happen when the main process ends.
-const RESTART_POLICIES: &[&str] = &["no", "always", "on-failure", "unless-stopped"];
 
 /// A wanted instance, as on the wire. Texts that count as not given are `None`.
 #[derive(Debug, Default, PartialEq)]
@@ -28,7 +26,10 @@ pub(super) struct Cold {
     pub(super) runtime_entrypoint: Option<String>,
     pub(super) cpus: f64,
     pub(super) memory: i32,
-    pub(super) version: String,
+    /// None where the client names none: that of the instance that is there, or the newest.
+    pub(super) protocol: Option<Protocol>,
+    pub(super) restart: RestartPolicy,
+    pub(super) keep_alive: Option<Duration>,
 }
 
 impl Cold {
@@ -42,11 +43,8 @@ impl Cold {
         let image = image
             .parse::<opr_images::Reference>()
             .map_err(|error| ApiError::bad_request(error.to_string()))?;
-        let protocol: Protocol = self
-            .version
-            .parse()
-            .map_err(|error| ApiError::bad_request(format!("{error}")))?;
-        let mut variables = environment(&self.variables)?;
+        let protocol = self.protocol.unwrap_or(Protocol::V5);
+        let mut variables = self.variables()?;
         variables.extend(
             own.iter()
                 .map(|(name, value)| ((*name).into(), (*value).into())),
@@ -66,7 +64,14 @@ impl Cold {
                 .as_ref()
                 .map_or(Code::None, |path| Code::Archive(path.clone())),
             limits: self.limits()?,
+            restart: self.restart,
+            keep_alive: self.keep_alive,
         })
+    }
+
+    /// The client's variables as an environment.
+    pub(super) fn variables(&self) -> Result<BTreeMap<String, String>, ApiError> {
+        environment(&self.variables)
     }
 
     /// Without a line of the client's a container waits; one of the old protocol has its server in the image.
@@ -92,19 +97,28 @@ impl Cold {
     }
 }
 
-/// Reads `version`: a protocol that the settings allow, in lower case.
-pub(super) fn version(params: &mut Params, config: &Config) -> Result<String, ParamError> {
+/// Reads `version`: a protocol that the settings allow, in any case.
+pub(super) fn version(params: &mut Params, config: &Config) -> Result<Option<Protocol>, ApiError> {
     let allowed = one_of_loose(&config.executor.runtime_versions);
-    Ok(params
-        .optional("version", allowed)?
-        .unwrap_or_else(|| "v5".into()))
+    let version = params.optional("version", allowed)?;
+    let protocol = version.map(|version| version.parse()).transpose();
+    protocol.map_err(|error: ProtocolError| ApiError::bad_request(error.to_string()))
 }
 
-/// Checks `restartPolicy`. It decides nothing: the executor makes an instance anew when an execution needs it.
-pub(super) fn restart_policy(params: &mut Params) -> Result<(), ParamError> {
-    params
-        .optional("restartPolicy", one_of(RESTART_POLICIES))
-        .map(|_| ())
+/// Reads `restartPolicy`.
+pub(super) fn restart_policy(params: &mut Params) -> Result<RestartPolicy, ParamError> {
+    let name = params.optional("restartPolicy", one_of(RestartPolicy::NAMES))?;
+    Ok(name.map_or(RestartPolicy::No, |name| {
+        name.parse().expect("one of its names")
+    }))
+}
+
+/// Reads `keepAlive`, which older executors do not know: how long the instance stays unused. Seconds.
+pub(super) fn keep_alive(params: &mut Params) -> Result<Option<Duration>, ApiError> {
+    let seconds = params.optional("keepAlive", int_loose)?.map(u64::try_from);
+    let seconds = seconds.transpose();
+    let seconds = seconds.map_err(|_| ApiError::bad_request("keepAlive is negative"))?;
+    Ok(seconds.map(Duration::from_secs))
 }
 
 /// An id as a file name may have it.
@@ -166,7 +180,6 @@ mod tests {
     fn cold() -> Cold {
         Cold {
             image: Some("openruntimes/node:v5-22".into()),
-            version: "v5".into(),
             cpus: 2.5,
             memory: 512,
             ..Cold::default()
@@ -203,7 +216,7 @@ mod tests {
         let command = |line: Option<&str>, version: &str| {
             let cold = Cold {
                 runtime_entrypoint: line.map(Into::into),
-                version: version.into(),
+                protocol: Some(version.parse().unwrap()),
                 ..cold()
             };
             cold.spec(id(), &[])

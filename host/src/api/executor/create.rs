@@ -6,7 +6,7 @@ use http::StatusCode;
 use serde::Serialize;
 
 use super::{
-    cold::{Cold, given_text, instance_id, restart_policy, version},
+    cold::{Cold, given_text, instance_id, keep_alive, restart_policy, version},
     error::ApiError,
     params::{Params, boolean, float_loose, int, object, text},
 };
@@ -46,8 +46,9 @@ impl Create {
         let is_removed = params.optional("remove", boolean)?.unwrap_or(false);
         cold.cpus = params.optional("cpus", float_loose)?.unwrap_or(1.0);
         cold.memory = params.optional("memory", int)?.unwrap_or(512);
-        cold.version = version(params, config)?;
-        restart_policy(params)?;
+        cold.protocol = version(params, config)?;
+        cold.restart = restart_policy(params)?;
+        cold.keep_alive = keep_alive(params)?;
 
         check_cache_key(&cache_key)?;
         if command.is_some() || destination.is_some() {

@@ -75,10 +75,15 @@ impl ApiError {
             ExecuteError::Deleted { .. } => {
                 (StatusCode::NOT_FOUND, "Runtime no longer exists.".into())
             }
-            ExecuteError::StartTimeout { .. } => (
-                StatusCode::BAD_REQUEST,
-                "Timed out waiting for runtime.".into(),
-            ),
+            ExecuteError::StartTimeout { is_running, .. } => {
+                let cause = if *is_running {
+                    "It runs, but does not listen on port 3000."
+                } else {
+                    "It is still being started."
+                };
+                let message = format!("Timed out waiting for runtime. {cause}");
+                (StatusCode::BAD_REQUEST, message)
+            }
             ExecuteError::QueueFull { .. } => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
             ExecuteError::Timeout { .. }
             | ExecuteError::Exited { .. }
@@ -163,7 +168,8 @@ fn cold_start_status(error: &StartError) -> StatusCode {
         StartError::Code { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         StartError::Sandbox { source, .. } => match source {
             CreateError::Image { .. } | CreateError::Command { .. } => StatusCode::BAD_REQUEST,
-            CreateError::Class { .. }
+            CreateError::Absent { .. }
+            | CreateError::Class { .. }
             | CreateError::Exists { .. }
             | CreateError::Prepare { .. }
             | CreateError::Engine { .. } => StatusCode::INTERNAL_SERVER_ERROR,

@@ -9,16 +9,20 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 
 use super::{
     answer::Outcome,
-    cold::{Cold, given_text, restart_policy, version},
+    cold::{Cold, given_text, keep_alive, restart_policy, version},
     create::unix_seconds,
     error::ApiError,
     params::{self, Params, boolean_loose, float_loose, int_loose, one_of, text},
+    v2,
     value::Value,
 };
 use crate::{
     api::{Instances, headers::is_hop_by_hop},
     config::Config,
-    executor::execution::{Answer, Body, BodyError, ExecuteError, Execution},
+    executor::{
+        execution::{Answer, Body, BodyError, ExecuteError, Execution},
+        instance::Protocol,
+    },
     id::InstanceId,
 };
 
@@ -55,12 +59,13 @@ impl Execute {
             variables: params.object_or_text("variables")?,
             cpus: params.optional("cpus", float_loose)?.unwrap_or(1.0),
             memory: params.optional("memory", int_loose)?.unwrap_or(512),
-            version: version(params, config)?,
-            runtime_entrypoint: None,
+            protocol: version(params, config)?,
+            ..Cold::default()
         };
         cold.runtime_entrypoint = given_text(params, "runtimeEntrypoint", text(1024, 0))?;
         let logging = params.optional("logging", boolean_loose)?.unwrap_or(true);
-        restart_policy(params)?;
+        cold.restart = restart_policy(params)?;
+        cold.keep_alive = keep_alive(params)?;
         Ok(Self {
             body: body.unwrap_or_default(),
             path: path.unwrap_or_else(|| "/".into()),
@@ -80,8 +85,13 @@ impl Execute {
         instances: &dyn Instances,
     ) -> Result<Outcome, ApiError> {
         let execution = self.execution(id, config, instances)?;
+        let protocol = execution.protocol;
         let answer = instances.execute(execution).await;
-        finish(answer.map_err(|error| ApiError::execute(&error))?).await
+        let outcome = finish(answer.map_err(|error| ApiError::execute(&error))?).await?;
+        Ok(match protocol {
+            Protocol::V2 => v2::outcome(outcome),
+            Protocol::V4 | Protocol::V5 => outcome,
+        })
     }
 
     fn execution(
@@ -101,6 +111,10 @@ impl Execute {
             }));
         };
         let is_startable = self.cold.image.is_some() && self.cold.source.is_some();
+        let there = instances.get(&id);
+        let protocol = self.cold.protocol;
+        let protocol = protocol.or(there.as_ref().map(|info| info.protocol));
+        let protocol = protocol.unwrap_or(Protocol::V5);
         let own = [
             ("CI", "true"),
             ("INERNAL_EXECUTOR_HOSTNAME", config.hostname.as_str()),
@@ -109,7 +123,7 @@ impl Execute {
             None => None,
             Some(Ok(spec)) => Some(spec),
             // An instance that is there needs nothing of it.
-            Some(Err(_)) if instances.get(&id).is_some() => None,
+            Some(Err(_)) if there.is_some() => None,
             Some(Err(error)) => return Err(error),
         };
         Ok(Execution {
@@ -118,7 +132,11 @@ impl Execute {
             timeout,
             start_timeout: None,
             logging: self.logging,
-            request: self.request()?,
+            protocol,
+            request: match protocol {
+                Protocol::V2 => v2::request(&self.body, &self.cold.variables()?, &config.hostname),
+                Protocol::V4 | Protocol::V5 => self.request()?,
+            },
         })
     }
 
@@ -141,9 +159,15 @@ impl Execute {
         if !self.body.is_empty() {
             default(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
         }
-        let body = Full::new(Bytes::from(self.body)).map_err(|never| match never {});
-        Ok(request.map(|()| body.boxed_unsync()))
+        Ok(request.map(|()| whole(self.body)))
     }
+}
+
+/// A body that is there already.
+pub(super) fn whole(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
 }
 
 /// The path with a `/` before it, and with what a request line cannot hold percent-encoded.

@@ -33,13 +33,14 @@ pub(super) enum ParamError {
 pub(super) struct Params(pub(super) BTreeMap<String, Value>);
 
 impl Params {
-    /// A parameter that must be there.
+    /// A parameter that must be there, and not null.
     pub(super) fn required<T>(
         &mut self,
         name: &'static str,
         read: impl FnOnce(Value) -> Result<T, String>,
     ) -> Result<T, ParamError> {
-        let value = self.0.remove(name).ok_or(ParamError::Missing { name })?;
+        let value = self.0.remove(name).filter(|value| *value != Value::Null);
+        let value = value.ok_or(ParamError::Missing { name })?;
         read(value).map_err(|description| ParamError::Invalid { name, description })
     }
 

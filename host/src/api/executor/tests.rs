@@ -324,6 +324,8 @@ fn a_creation_reads_its_parameters() {
                 cpus: 2.5,
                 memory_bytes: 1024000000,
             },
+            restart: Always,
+            keep_alive: None,
         }
     "#]]
     .assert_debug_eq(&spec);
@@ -471,11 +473,11 @@ fn an_execution_refuses_what_it_cannot_use() {
     }
     check(
         r#"{"timeout":0}"#,
-        "400 runtime_timeout: Timed out waiting for runtime.",
+        "400 runtime_timeout: Timed out waiting for runtime. It is still being started.",
     );
     check(
         r#"{"timeout":-1}"#,
-        "400 runtime_timeout: Timed out waiting for runtime.",
+        "400 runtime_timeout: Timed out waiting for runtime. It is still being started.",
     );
     check(
         r#"{"headers":null}"#,

@@ -21,7 +21,7 @@ use crate::{
     config::Limits,
     executor::{
         execution::{ExecuteError, Exit, Logs, Phases, Start, StartError},
-        instance::{Code, InstanceInfo, Protocol},
+        instance::{Code, InstanceInfo, Protocol, RestartPolicy},
     },
     id::{ClassName, InstanceId},
     storage::objects::ObjectError,
@@ -101,6 +101,8 @@ fn target(name: &FunctionName) -> Target {
             variables: BTreeMap::new(),
             code: Code::None,
             limits: Limits::default(),
+            restart: RestartPolicy::No,
+            keep_alive: None,
         }),
         timeout: SOON,
         logging: true,
@@ -267,7 +269,7 @@ fn each_failed_execution_has_its_status() {
             id: id(),
             is_running,
         },
-        "504 runtime_timeout",
+        "504 runtime_not_listening",
     );
     check(
         ExecuteError::Timeout {

@@ -176,7 +176,14 @@ fn each_failed_execution_has_its_status() {
             id: id(),
             is_running: true,
         },
-        "400 runtime_timeout: Timed out waiting for runtime.",
+        "400 runtime_not_listening: Timed out waiting for runtime. It runs, but does not listen on port 3000.",
+    );
+    check(
+        ExecuteError::StartTimeout {
+            id: id(),
+            is_running: false,
+        },
+        "400 runtime_timeout: Timed out waiting for runtime. It is still being started.",
     );
     check(
         ExecuteError::Timeout {

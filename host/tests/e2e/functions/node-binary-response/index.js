@@ -1,0 +1,1 @@
+module.exports = ({ res }) => res.binary(Buffer.from([0, 10, 255]));

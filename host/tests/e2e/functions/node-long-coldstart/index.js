@@ -1,0 +1,3 @@
+await new Promise((resolve) => setTimeout(resolve, 10_000));
+
+export default ({ res }) => res.text('OK');
