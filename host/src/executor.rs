@@ -440,12 +440,14 @@ impl Executor {
             Some(made) => last_output(made).await,
             None => String::new(),
         };
-        let exit = Exit {
+        let mut exit = Exit {
             code,
             out_of_memory,
-            output,
+            output: String::new(),
         };
+        // The output stands before it in the journal.
         let message = format!("instance {exit}");
+        exit.output = output;
         self.journal.write(
             instance.facts.journal_name(),
             Stream::Host,
