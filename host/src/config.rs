@@ -99,6 +99,8 @@ pub struct Executor {
     pub concurrency: usize,
     /// Executions that may wait for one instance; more are refused. Default 4,096.
     pub queue: usize,
+    /// Bodies and answers that calls of the executor API hold together. MiB; default 1,024; more is refused.
+    pub buffer_mib: usize,
     /// The `version` field of errors.
     pub version: String,
     /// Whether list and get show each runtime's key.
@@ -286,6 +288,7 @@ impl Default for Executor {
             retry_delay_ms: 500,
             concurrency: 256,
             queue: 4096,
+            buffer_mib: 1024,
             version: env!("CARGO_PKG_VERSION").into(),
             show_keys: false,
         }

@@ -35,7 +35,7 @@ use crate::{
     storage::objects::Objects,
     telemetry::Metrics,
 };
-use dispatch::{Failure, Ticket};
+use dispatch::{Failure, Manner, Ticket};
 use execution::{Answer, ExecuteError, Execution, Exit, Start, StartError};
 use instance::{InstanceInfo, InstanceSpec};
 use journal::{Journal, Stream};
@@ -173,7 +173,7 @@ impl Executor {
             let outcome = match self.ready(&ticket, &budget).await {
                 Err(error) => Err(Failure::unsent(error, request, ticket)),
                 Ok((permit, seconds)) => {
-                    let manner = (logging, protocol);
+                    let manner = Manner { protocol, logging };
                     ticket.dispatch(request, permit, seconds, manner).await
                 }
             };

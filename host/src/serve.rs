@@ -163,11 +163,8 @@ impl Node {
             store: store.clone(),
             removal: removal.clone(),
         };
-        let instances = Arc::new(executor.clone());
-        let (metrics, used) = (move || metrics.text(), executor.clone());
-        let executor_api = ExecutorApi::new(config.clone(), instances.clone(), metrics)
-            .with_usage(move |id| used.cpu_usage(id));
-        let gateway = Gateway::new(lookup(store, builds.clone()), instances);
+        let executor_api = executor_api(config.clone(), executor.clone(), metrics);
+        let gateway = Gateway::new(lookup(store, builds.clone()), Arc::new(executor.clone()));
         let gateway = service(gateway, |gateway, request| async move {
             gateway.answer(request).await
         });
@@ -179,11 +176,6 @@ impl Node {
             |api, request| async move { api.answer(request).await },
         );
         let ended = CancellationToken::new();
-        tokio::spawn(
-            ended
-                .clone()
-                .run_until_cancelled_owned(pull(adapter.clone(), images)),
-        );
         let serving = async {
             tokio::join!(
                 self.gateway.run(gateway, ended.clone()),
@@ -195,7 +187,7 @@ impl Node {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = removal.cancelled() => {}
-                () = clean(&builds) => {}
+                _ = async { tokio::join!(clean(&builds), pull(&adapter, images)) } => {}
             }
             ended.cancel();
             builds.stop().await;
@@ -209,6 +201,16 @@ impl Node {
             adapter.release().await
         }
     }
+}
+
+fn executor_api(
+    config: Arc<Config>,
+    executor: Arc<Executor>,
+    metrics: Arc<Metrics>,
+) -> ExecutorApi {
+    let instances = Arc::new(executor.clone());
+    ExecutorApi::new(config, instances, move || metrics.text())
+        .with_usage(move |id| executor.cpu_usage(id))
 }
 
 /// What a server calls for each request to `api`.
@@ -263,7 +265,7 @@ fn images(wanted: &Pull, catalog: &Catalog) -> Vec<Reference> {
 }
 
 /// Pulls images that are not here, one after the other: executions that need one pull it themselves.
-async fn pull(adapter: Arc<Containerd>, images: Vec<Reference>) {
+async fn pull(adapter: &Containerd, images: Vec<Reference>) {
     for image in images {
         match adapter.pull(&image).await {
             Ok(()) => tracing::info!(%image, "image is here"),

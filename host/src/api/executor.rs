@@ -18,6 +18,7 @@ mod error;
 mod execute;
 mod form;
 mod health;
+mod memory;
 mod params;
 mod route;
 mod v2;
@@ -30,6 +31,7 @@ use self::{
     error::ApiError,
     execute::Execute,
     health::{Health, HostCpu},
+    memory::{Held, Memory},
     params::{ParamError, Params},
     route::Route,
 };
@@ -51,6 +53,7 @@ pub struct ExecutorApi {
     metrics: Metrics,
     usage: Usage,
     cpu: HostCpu,
+    memory: Memory,
 }
 
 impl ExecutorApi {
@@ -61,11 +64,12 @@ impl ExecutorApi {
         metrics: impl Fn() -> String + Send + Sync + 'static,
     ) -> Self {
         Self {
+            memory: Memory::new(config.executor.buffer_mib),
             config,
             instances: executor,
             metrics: Box::new(metrics),
             usage: Box::new(|_| None),
-            cpu: HostCpu::default(),
+            cpu: HostCpu::new(),
         }
     }
 
@@ -158,7 +162,8 @@ impl ExecutorApi {
 
     async fn create(&self, headers: &HeaderMap, body: Body) -> Result<Response<Body>, ApiError> {
         let (began, clock) = (SystemTime::now(), Instant::now());
-        let mut params = parameters(headers, body).await?;
+        let mut held = self.memory.hold();
+        let mut params = parameters(headers, body, &mut held).await?;
         let Create { spec, is_removed } = Create::read(&mut params, &self.config)?;
         let id = spec.id.clone();
         let created = self.instances.create(spec).await;
@@ -176,16 +181,19 @@ impl ExecutorApi {
         headers: &HeaderMap,
         body: Body,
     ) -> Result<Response<Body>, ApiError> {
-        let mut params = parameters(headers, body).await?;
+        let mut held = self.memory.hold();
+        let mut params = parameters(headers, body, &mut held).await?;
         let id = path_id(id)?;
         let call = Execute::read(&mut params, &self.config)?;
-        let outcome = call.run(id, &self.config, &*self.instances).await?;
+        let outcome = call
+            .run(id, &self.config, &*self.instances, &mut held)
+            .await?;
         outcome.response(Format::of(headers), rand::random())
     }
 }
 
-async fn parameters(headers: &HeaderMap, body: Body) -> Result<Params, ApiError> {
-    let body = body::read(headers, body).await?;
+async fn parameters(headers: &HeaderMap, body: Body, held: &mut Held) -> Result<Params, ApiError> {
+    let body = body::read(headers, body, held).await?;
     Ok(body::decode(headers, body).await)
 }
 

@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 
 use anyhow::Context;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -26,6 +27,7 @@ pub(super) async fn run(session: Session) -> anyhow::Result<()> {
     if !without_effect.is_empty() {
         tracing::warn!(variables = ?without_effect, "variables without effect are set");
     }
+    raise_open_files();
     let stop = CancellationToken::new();
     let signals = stop.clone();
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
@@ -50,6 +52,18 @@ pub(super) async fn run(session: Session) -> anyhow::Result<()> {
     node.run(stop).await?;
     tracing::info!("node stopped");
     Ok(())
+}
+
+/// Each execution has two connections: as many descriptors as the machine allows.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, limit = ?limit.current, "the limit of open files stays");
+    }
 }
 
 /// Lines for people on a terminal, JSON elsewhere.

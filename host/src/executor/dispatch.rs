@@ -82,6 +82,14 @@ impl Failure {
     }
 }
 
+/// How an execution is put to the function's server.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Manner {
+    pub(super) protocol: Protocol,
+    /// Whether the function's logs are collected.
+    pub(super) logging: bool,
+}
+
 /// Why a request has no answer, and the request itself where the function cannot have seen it.
 type Unanswered = (ExecuteError, Option<Box<Request<Body>>>);
 
@@ -92,23 +100,10 @@ impl Ticket {
         mut request: Request<Body>,
         permit: OwnedSemaphorePermit,
         seconds: u64,
-        (logging, protocol): (bool, Protocol),
+        manner: Manner,
     ) -> Result<Answer, Box<Failure>> {
         let instance = self.instance.clone();
-        let headers = request.headers_mut();
-        let grace = match protocol {
-            Protocol::V2 => {
-                instance.credentials.challenge(headers);
-                Duration::ZERO
-            }
-            Protocol::V4 | Protocol::V5 => {
-                set_headers(headers, &instance.credentials, seconds, logging);
-                headers
-                    .entry(header::HOST)
-                    .or_insert_with(|| host(&instance.facts.hostname));
-                GRACE
-            }
-        };
+        let grace = self.address(request.headers_mut(), seconds, manner);
         let (start_time, began) = (SystemTime::now(), Instant::now());
         let deadline = time::Instant::now() + Duration::from_secs(seconds) + grace;
         let sent = time::timeout_at(deadline, self.send(Box::new(request), seconds)).await;
@@ -138,7 +133,7 @@ impl Ticket {
             ticket: self,
             permit,
             connection,
-            log_id: log_id.filter(|_| logging),
+            log_id: log_id.filter(|_| manner.logging),
             logs: logs_sender,
             status: head.status.as_u16(),
             phases,
@@ -156,6 +151,26 @@ impl Ticket {
             began,
             logs,
         })
+    }
+
+    /// Sets the headers by which the server knows the host; answers for how long its answer may be late.
+    fn address(&self, headers: &mut HeaderMap, seconds: u64, manner: Manner) -> Duration {
+        let Instance {
+            credentials, facts, ..
+        } = &*self.instance;
+        match manner.protocol {
+            Protocol::V2 => {
+                credentials.challenge(headers);
+                Duration::ZERO
+            }
+            Protocol::V4 | Protocol::V5 => {
+                set_headers(headers, credentials, seconds, manner.logging);
+                headers
+                    .entry(header::HOST)
+                    .or_insert_with(|| host(&facts.hostname));
+                GRACE
+            }
+        }
     }
 
     /// Sends until the server takes it: an idle connection may have been closed a moment ago,

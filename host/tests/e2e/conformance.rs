@@ -92,6 +92,7 @@ fn executions_protocols_and_restarts() -> Result<()> {
     }
     let node = Node::start_with("[executor]\nruntime_versions = ['v2', 'v5']")?;
     node.import_runtime("node")?;
+    c10_to_c14_basic_api(&node)?;
     c31_to_c34_created_executed_deleted(&node)?;
     c35_to_c45_executed_from_cold(&node)?;
     c54_older_clients_get_the_last_of_many_headers(&node)?;
@@ -103,7 +104,7 @@ fn executions_protocols_and_restarts() -> Result<()> {
     c73_a_long_cold_start(&node)?;
     c74_to_c76_binary_bodies(&node)?;
     code_by_the_path_that_the_host_names(&node)?;
-    the_wire_of_existing_clients(&node)?;
+    what_cannot_be_is_refused(&node)?;
     causes_are_told(&node)?;
     health_tells_usage(&node)
 }
@@ -392,16 +393,32 @@ fn code_by_the_path_that_the_host_names(node: &Node) -> Result<()> {
     Ok(())
 }
 
-fn the_wire_of_existing_clients(node: &Node) -> Result<()> {
-    let unknown = node.api("GET", "/v1/unknown", &json!({}))?;
+fn c10_to_c14_basic_api(node: &Node) -> Result<()> {
+    let get = |path: &str| node.api("GET", path, &json!({}));
+    let unknown = get("/v1/unknown")?;
     expect(&unknown, 404);
     assert_eq!(unknown.json()["message"], "Not Found");
     assert_eq!(unknown.header("server"), Some("Executor"));
+    assert_eq!(get("/v1/runtimes")?.json(), json!([]));
+    let absent = [
+        get("/v1/runtimes/id")?,
+        node.api("DELETE", "/v1/runtimes/test", &json!({}))?,
+    ];
+    for answer in absent {
+        expect(&answer, 404);
+        assert_eq!(answer.json()["message"], "Runtime not found");
+    }
+    let url = node.api_url("/v1/runtimes");
+    let anonymous = request("GET", &url, &[("authorization", "Bearer ")], &[])?;
+    expect(&anonymous, 401);
+    assert_eq!(anonymous.json()["message"], "Missing executor key");
+    Ok(())
+}
+
+fn what_cannot_be_is_refused(node: &Node) -> Result<()> {
     let missing = execute(node, "none", &json!({}))?;
     expect(&missing, 404);
     assert_eq!(missing.json()["type"], "runtime_not_found");
-    let url = node.api_url("/v1/runtimes");
-    expect(&request("GET", &url, &[], &[])?, 401);
     let invalid = node.api(
         "POST",
         "/v1/runtimes",

@@ -7,8 +7,10 @@ mod executor_api;
 mod functions;
 mod hostile;
 mod leaks;
+mod load;
 mod node;
 mod recovery;
+mod storage;
 
 /// The node runtime's image.
 const IMAGE: &str = "openruntimes/node:v5-22";

@@ -148,14 +148,14 @@ impl Node {
 
     /// As [`Node::start`], with more lines in its settings file.
     pub(crate) fn start_with(settings: &str) -> Result<Self> {
-        let mut node = Self::prepare(settings)?;
+        let mut node = Self::prepare(settings, 64)?;
         node.spawn()?;
         Ok(node)
     }
 
     /// As [`Node::start`], with a state folder that holds no more than `mib` MiB.
     pub(crate) fn start_on_small_disk(mib: u32) -> Result<Self> {
-        let mut node = Self::prepare("")?;
+        let mut node = Self::prepare("", 64)?;
         let state = node.dir().join("state");
         fs::create_dir(&state)?;
         let options = std::ffi::CString::new(format!("size={mib}m,mode=0711"))?;
@@ -166,7 +166,14 @@ impl Node {
         Ok(node)
     }
 
-    fn prepare(settings: &str) -> Result<Self> {
+    /// As [`Node::start`], for more sandboxes than other nodes under test would leave it ids for.
+    pub(crate) fn start_large() -> Result<Self> {
+        let mut node = Self::prepare("", 128)?;
+        node.spawn()?;
+        Ok(node)
+    }
+
+    fn prepare(settings: &str, max: u32) -> Result<Self> {
         let number = Number::claim();
         let dir = tempfile::Builder::new()
             .prefix("opr-e2e-")
@@ -179,7 +186,7 @@ impl Node {
              hostname = 'executor'\n\
              {settings}\n\
              [containerd]\nnamespace = '{namespace}'\n\
-             [sandbox]\nbridge = '{bridge}'\nsubnet = '{subnet}'\nfirst_id = {first_id}\nmax = 64\npool = 4\n",
+             [sandbox]\nbridge = '{bridge}'\nsubnet = '{subnet}'\nfirst_id = {first_id}\nmax = {max}\npool = 4\n",
             dir = dir.path().display(),
             namespace = number.name(),
             bridge = number.bridge(),
@@ -355,6 +362,15 @@ impl Node {
             }
         }
         Ok(held)
+    }
+
+    /// The daemon's memory at its highest. MiB.
+    pub(crate) fn peak_memory_mib(&self) -> Result<u64> {
+        let pid = self.daemon.as_ref().context("the daemon runs")?.id();
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = peak.and_then(|text| text.trim().strip_suffix(" kB"));
+        Ok(kib.context("a peak")?.parse::<u64>()? / 1024)
     }
 
     fn held(&self) -> Result<Held> {

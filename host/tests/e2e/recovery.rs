@@ -60,6 +60,40 @@ fn a_daemon_killed_under_load_adopts_its_instances() -> Result<()> {
 }
 
 #[test]
+fn a_restart_policy_outlives_the_daemon() -> Result<()> {
+    if !crate::can_run() {
+        return Ok(());
+    }
+    let mut node = Node::start()?;
+    node.import_runtime("node")?;
+    let code = "let n = 0; module.exports = ({ req, res }) => {
+        if (req.path === '/exit') { process.exit(1); } return res.text(String(++n)); };";
+    let call = |path: &str| serde_json::json!({ "path": path, "timeout": 30 });
+    let mut first = call("/");
+    first["source"] = node.archive(code)?.into();
+    first["image"] = crate::IMAGE.into();
+    first["entrypoint"] = "index.js".into();
+    first["runtimeEntrypoint"] = crate::START.into();
+    first["restartPolicy"] = "on-failure".into();
+    let execute =
+        |node: &Node, call: serde_json::Value| node.api("POST", "/v1/runtimes/a/executions", &call);
+    assert_eq!(execute(&node, first)?.json()["body"], "1");
+    node.kill()?;
+    node.spawn()?;
+    assert_eq!(execute(&node, call("/"))?.json()["body"], "2");
+    assert_eq!(execute(&node, call("/exit"))?.status, 500);
+    let again = execute(&node, call("/"))?;
+    assert_eq!(
+        again.json()["body"],
+        "1",
+        "{}\n{}",
+        again.text(),
+        node.log()
+    );
+    Ok(())
+}
+
+#[test]
 fn a_restarted_daemon_knows_its_functions() -> Result<()> {
     if !crate::can_run() {
         return Ok(());

@@ -3,31 +3,41 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 use http::{HeaderMap, StatusCode, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 
-use super::{error::ApiError, form, params::Params, value::Value};
+use super::{
+    error::ApiError,
+    form,
+    memory::{Held, WholeError},
+    params::Params,
+    value::Value,
+};
 use crate::executor::execution::Body;
 
 /// A request's body, at most. Bytes.
 pub(super) const MAX_REQUEST: usize = 22 * 1024 * 1024;
 
 /// Reads a body whole. One that says it is too large is refused before a byte of it is read.
-pub(super) async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
+pub(super) async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    held: &mut Held,
+) -> Result<Bytes, ApiError> {
     let declared = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|length| length > MAX_REQUEST as u64) {
         return Err(too_large());
     }
-    match Limited::new(body, MAX_REQUEST).collect().boxed().await {
-        Ok(whole) => Ok(whole.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-        Err(error) => Err(ApiError::bad_request(format!(
-            "The request's body broke off: {error}"
-        ))),
-    }
+    held.whole(body, MAX_REQUEST)
+        .await
+        .map_err(|error| match error {
+            WholeError::TooLarge => too_large(),
+            WholeError::Full => ApiError::overloaded(),
+            WholeError::Broken(error) => {
+                ApiError::bad_request(format!("The request's body broke off: {error}"))
+            }
+        })
 }
 
 fn too_large() -> ApiError {
@@ -63,11 +73,11 @@ fn json(body: &[u8]) -> BTreeMap<String, Value> {
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
-    use http_body_util::Full;
+    use http_body_util::{BodyExt, Full};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::executor::execution::BodyError;
+    use crate::{api::executor::memory::Memory, executor::execution::BodyError};
 
     fn typed(content_type: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -124,7 +134,8 @@ mod tests {
         let body: Body = body
             .map_err(|never: std::convert::Infallible| -> BodyError { match never {} })
             .boxed_unsync();
-        read(&headers, body)
+        let mut held = Memory::new(100).hold();
+        read(&headers, body, &mut held)
             .await
             .err()
             .map(|error| error.status.as_u16())

@@ -118,10 +118,16 @@ impl Runtime {
                 String::new()
             },
             listening: info.is_listening.into(),
-            image: info.image,
+            image: short(&info.image).to_owned(),
             initialised: info.start_duration.is_some().into(),
         }
     }
+}
+
+/// An image as clients name it: without the registry that is meant where none is named.
+fn short(image: &str) -> &str {
+    let name = image.strip_prefix("docker.io/").unwrap_or(image);
+    name.strip_prefix("library/").unwrap_or(name)
 }
 
 /// Seconds since 1970.

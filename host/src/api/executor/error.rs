@@ -1,5 +1,7 @@
 //! Which failure is which status and type, and the JSON that tells of it.
 
+use std::panic::Location;
+
 use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
@@ -22,9 +24,12 @@ pub(super) struct ApiError {
     pub(super) trace: Vec<String>,
     /// Whether production hides the message.
     pub(super) is_internal: bool,
+    /// Where it was raised.
+    location: &'static Location<'static>,
 }
 
 impl ApiError {
+    #[track_caller]
     pub(super) fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
         Self {
             status,
@@ -32,15 +37,18 @@ impl ApiError {
             message: message.into(),
             trace: Vec::new(),
             is_internal: false,
+            location: Location::caller(),
         }
     }
 
     /// Status 400 with type `execution_bad_request`.
+    #[track_caller]
     pub(super) fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "execution_bad_request", message)
     }
 
     /// Status 404 with type `runtime_not_found`.
+    #[track_caller]
     pub(super) fn not_found() -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
@@ -49,7 +57,18 @@ impl ApiError {
         )
     }
 
+    /// Status 503 with type `general_overloaded`.
+    #[track_caller]
+    pub(super) fn overloaded() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "general_overloaded",
+            "This node holds as many bodies as it may. Come back later.",
+        )
+    }
+
     /// What an instance's creation on its own ends with.
+    #[track_caller]
     pub(super) fn create(error: &StartError) -> Self {
         let status = match error {
             StartError::Conflict { .. } => StatusCode::CONFLICT,
@@ -64,6 +83,7 @@ impl ApiError {
 
     /// What an execution ends with. A start that failed within it is the request's fault (400) where the request
     /// brought what cannot be started.
+    #[track_caller]
     pub(super) fn execute(error: &ExecuteError) -> Self {
         let (status, message) = match error {
             ExecuteError::Start(error) => return Self::of_start(cold_start_status(error), error),
@@ -95,6 +115,7 @@ impl ApiError {
         }
     }
 
+    #[track_caller]
     fn of_start(status: StatusCode, error: &StartError) -> Self {
         Self {
             trace: chain(error),
@@ -115,7 +136,11 @@ impl ApiError {
             },
             code: self.status.as_u16(),
             version: &config.version,
-            trace: config.is_development.then_some(&self.trace),
+            details: config.is_development.then_some(Details {
+                file: self.location.file(),
+                line: self.location.line(),
+                trace: &self.trace,
+            }),
         };
         let mut response = json(self.status, &body);
         let headers = response.headers_mut();
@@ -140,11 +165,20 @@ struct ErrorBody<'a> {
     message: &'a str,
     code: u16,
     version: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    trace: Option<&'a Vec<String>>,
+    #[serde(flatten)]
+    details: Option<Details<'a>>,
+}
+
+/// What development tells on top: where the error was raised, and its causes, outermost first.
+#[derive(Serialize)]
+struct Details<'a> {
+    file: &'a str,
+    line: u32,
+    trace: &'a [String],
 }
 
 impl From<ParamError> for ApiError {
+    #[track_caller]
     fn from(error: ParamError) -> Self {
         match error {
             ParamError::Missing { .. } | ParamError::Invalid { .. } => Self::new(
@@ -187,9 +221,7 @@ fn start_message(error: &StartError) -> String {
         }
         StartError::Conflict { .. } => "Runtime already exists ".into(),
         StartError::Code { source, .. } => format!("{error}: {source}"),
-        StartError::Sandbox { source, .. } if error.fault() == Fault::Caller => {
-            format!("{error}: {source}")
-        }
+        StartError::Sandbox { .. } if error.fault() == Fault::Caller => chain(error).join(": "),
         StartError::Deleted { .. } => "Runtime no longer exists.".into(),
         StartError::Sandbox { .. } | StartError::Exited { .. } | StartError::Stopping => {
             error.to_string()

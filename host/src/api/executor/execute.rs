@@ -3,15 +3,15 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full};
 
 use super::{
     answer::Outcome,
     cold::{Cold, given_text, keep_alive, restart_policy, version},
     create::unix_seconds,
     error::ApiError,
+    memory::{Held, WholeError},
     params::{self, Params, boolean_loose, float_loose, int_loose, one_of, text},
     v2,
     value::Value,
@@ -20,7 +20,7 @@ use crate::{
     api::{Instances, headers::is_hop_by_hop},
     config::Config,
     executor::{
-        execution::{Answer, Body, BodyError, ExecuteError, Execution},
+        execution::{Answer, Body, ExecuteError, Execution},
         instance::Protocol,
     },
     id::InstanceId,
@@ -83,11 +83,12 @@ impl Execute {
         id: InstanceId,
         config: &Config,
         instances: &dyn Instances,
+        held: &mut Held,
     ) -> Result<Outcome, ApiError> {
         let execution = self.execution(id, config, instances)?;
         let protocol = execution.protocol;
         let answer = instances.execute(execution).await;
-        let outcome = finish(answer.map_err(|error| ApiError::execute(&error))?).await?;
+        let outcome = finish(answer.map_err(|error| ApiError::execute(&error))?, held).await?;
         Ok(match protocol {
             Protocol::V2 => v2::outcome(outcome),
             Protocol::V4 | Protocol::V5 => outcome,
@@ -201,12 +202,9 @@ fn request_headers(given: &BTreeMap<String, Value>) -> Result<HeaderMap, ApiErro
 }
 
 /// Reads the answer whole; then the logs are there.
-async fn finish(answer: Answer) -> Result<Outcome, ApiError> {
+async fn finish(answer: Answer, held: &mut Held) -> Result<Outcome, ApiError> {
     let (head, body) = answer.response.into_parts();
-    let body = match Limited::new(body, MAX_ANSWER).collect().boxed().await {
-        Ok(whole) => whole.to_bytes(),
-        Err(error) => return Err(broken(&error)),
-    };
+    let body = held.whole(body, MAX_ANSWER).await.map_err(not_whole)?;
     let duration = answer.began.elapsed().as_secs_f64();
     let logs = answer.logs.await.unwrap_or_default();
     Ok(Outcome {
@@ -220,20 +218,20 @@ async fn finish(answer: Answer) -> Result<Outcome, ApiError> {
     })
 }
 
-fn broken(error: &BodyError) -> ApiError {
-    if let Some(error) = error.downcast_ref::<ExecuteError>() {
-        return ApiError::execute(error);
-    }
-    let (kind, message) = if error.is::<LengthLimitError>() {
-        (
+fn not_whole(error: WholeError) -> ApiError {
+    let (kind, message) = match error {
+        WholeError::Full => return ApiError::overloaded(),
+        WholeError::TooLarge => (
             "execution_answer_too_large",
             "The function's answer is larger than 128 MiB.".to_owned(),
-        )
-    } else {
-        (
-            "execution_broken",
-            format!("The function's answer broke off: {error}"),
-        )
+        ),
+        WholeError::Broken(error) => match error.downcast_ref::<ExecuteError>() {
+            Some(error) => return ApiError::execute(error),
+            None => (
+                "execution_broken",
+                format!("The function's answer broke off: {error}"),
+            ),
+        },
     };
     ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, kind, message)
 }

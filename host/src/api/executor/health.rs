@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::{executor::instance::InstanceInfo, id::InstanceId};
 
 /// How busy the processors were between two looks.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct HostCpu {
     last: Mutex<Option<Ticks>>,
 }
@@ -21,15 +21,24 @@ struct Ticks {
 }
 
 impl HostCpu {
-    /// Percent since the last call; none at the first.
-    pub(super) fn usage(&self) -> Option<f64> {
-        let now = ticks(&std::fs::read_to_string("/proc/stat").ok()?)?;
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        match last.replace(now) {
-            Some(last) => percent(last, now),
-            None => None,
+    /// Counts from now on.
+    pub(super) fn new() -> Self {
+        Self {
+            last: Mutex::new(now()),
         }
     }
+
+    /// Percent since the last call, or since the start; none where no tick has passed.
+    pub(super) fn usage(&self) -> Option<f64> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let (from, to) = (*last, now());
+        *last = to;
+        percent(from?, to?)
+    }
+}
+
+fn now() -> Option<Ticks> {
+    ticks(&std::fs::read_to_string("/proc/stat").ok()?)
 }
 
 /// `{"status":"pass","usage":12.5,"runtimes":{"a":{"status":"pass","usage":3.1}}}`. What is not known is null for
@@ -112,10 +121,5 @@ mod tests {
         assert_eq!(percent(second, first), None);
         assert_eq!(ticks(""), None);
         assert_eq!(ticks("cpu  1 2"), None);
-    }
-
-    #[test]
-    fn the_first_look_knows_nothing() {
-        assert_eq!(HostCpu::default().usage(), None);
     }
 }

@@ -263,16 +263,19 @@ fn an_instance_is_made_told_and_deleted() {
     api.check(
         "GET /v1/runtimes/a",
         "",
-        expect![[r#"200 {"version":"v5","created":1.5,"updated":2.0,"name":"executor-a","hostname":"0123456789abcdef0123456789abcdef","status":"Up 1.23s","key":"","listening":1,"image":"docker.io/openruntimes/node:v5-22","initialised":1}"#]],
+        expect![[r#"200 {"version":"v5","created":1.5,"updated":2.0,"name":"executor-a","hostname":"0123456789abcdef0123456789abcdef","status":"Up 1.23s","key":"","listening":1,"image":"openruntimes/node:v5-22","initialised":1}"#]],
     );
     api.check(
         "POST /v1/runtimes",
         CREATE,
         expect![[r#"409 {"type":"runtime_conflict","message":"Runtime already exists ","code":409,"version":"1"}"#]],
     );
-    let health = String::from_utf8(api.send("GET /v1/health", "").2.to_vec()).unwrap();
+    let mut health: serde_json::Value =
+        serde_json::from_slice(&api.send("GET /v1/health", "").2).unwrap();
+    let usage = health["usage"].take();
+    assert!(usage.is_null() || usage.is_f64(), "{usage}");
     let told = r#"{"status":"pass","usage":null,"runtimes":{"a":{"status":"pass"}}}"#;
-    assert_eq!(health, told);
+    assert_eq!(health.to_string(), told);
     api.check("DELETE /v1/runtimes/a", "", expect!["200 "]);
     api.check("GET /v1/runtimes", "", expect!["200 []"]);
 }

@@ -58,7 +58,11 @@ pub(super) fn outcome(answer: Outcome) -> Outcome {
 
 /// At most [`MAX_LOG`] bytes, whole characters.
 fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(MAX_LOG)]
+    let mut end = text.len().min(MAX_LOG);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 #[cfg(test)]

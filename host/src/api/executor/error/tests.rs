@@ -110,12 +110,21 @@ fn exited(out_of_memory: bool) -> StartError {
 fn check_start(error: StartError, create: &str, execute: &str) {
     let shown = |error: &ApiError| format!("{} {}", error.status.as_u16(), error.kind);
     assert_eq!(shown(&ApiError::create(&error)), create, "{error:?}");
+    check_listed(error.kind());
     let execution = ExecuteError::Start(Arc::new(error));
     assert_eq!(
         shown(&ApiError::execute(&execution)),
         execute,
         "{execution:?}"
     );
+}
+
+/// The README's table of errors has a line for each type.
+#[track_caller]
+fn check_listed(kind: &str) {
+    let readme = include_str!("../../../../../README.md");
+    let line = format!("\n| `{kind}` |");
+    assert!(readme.contains(&line), "README.md lists no {kind}");
 }
 
 #[test]
@@ -150,19 +159,17 @@ fn each_failed_start_has_its_status() {
     );
 }
 
+#[track_caller]
+fn check(error: ExecuteError, expected: &str) {
+    let error = ApiError::execute(&error);
+    check_listed(error.kind);
+    let status = error.status.as_u16();
+    let shown = format!("{status} {}: {}", error.kind, error.message);
+    assert_eq!(shown, expected);
+}
+
 #[test]
-fn each_failed_execution_has_its_status() {
-    #[track_caller]
-    fn check(error: ExecuteError, expected: &str) {
-        let error = ApiError::execute(&error);
-        let shown = format!(
-            "{} {}: {}",
-            error.status.as_u16(),
-            error.kind,
-            error.message
-        );
-        assert_eq!(shown, expected);
-    }
+fn an_execution_without_its_runtime_has_its_status() {
     check(
         ExecuteError::NotFound { id: id() },
         "404 runtime_not_found: Runtime not found. Please start it first or provide runtime-related parameters.",
@@ -185,6 +192,10 @@ fn each_failed_execution_has_its_status() {
         },
         "400 runtime_timeout: Timed out waiting for runtime. It is still being started.",
     );
+}
+
+#[test]
+fn an_execution_that_fails_in_its_runtime_has_its_status() {
     check(
         ExecuteError::Timeout {
             id: id(),
@@ -236,7 +247,7 @@ fn messages_are_those_that_clients_know() {
     );
     check(
         image(),
-        "cannot start instance a: missing image node:1 and failed to pull it",
+        "cannot start instance a: missing image node:1 and failed to pull it: no such tag",
     );
     check(refused(), "cannot start instance a");
 }
@@ -255,7 +266,8 @@ fn shown(error: &ApiError, is_development: bool) -> String {
         text += &format!("{name}: {}\n", value.to_str().unwrap());
     }
     let body = body.collect().now_or_never().unwrap().unwrap().to_bytes();
-    text + std::str::from_utf8(&body).unwrap()
+    let line = format!("\"line\":{}", error.location.line());
+    text + &str::from_utf8(&body).unwrap().replace(&line, "\"line\":1")
 }
 
 #[test]
@@ -275,7 +287,7 @@ fn production_hides_what_failed_within_the_host() {
         cache-control: no-cache, no-store, must-revalidate
         expires: 0
         pragma: no-cache
-        {"type":"host_failed","message":"cannot start instance a","code":500,"version":"1.2.3","trace":["cannot start instance a","cannot make sandbox s","containerd could not make a task: no"]}"#]]
+        {"type":"host_failed","message":"cannot start instance a","code":500,"version":"1.2.3","file":"host/src/api/executor/error/tests.rs","line":1,"trace":["cannot start instance a","cannot make sandbox s","containerd could not make a task: no"]}"#]]
     .assert_eq(&shown(&error, true));
 }
 
