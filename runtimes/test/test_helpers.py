@@ -257,6 +257,17 @@ class ArchiveTest(HelperTest):
                 self.assertEqual(sorted(os.listdir(back)), [".hidden", "a"])
                 self.assertEqual(self.read(f"{back}/a/b.txt"), "text")
 
+    def test_takes_the_archive_that_the_host_names_where_no_other_is(self):
+        for place in ("named", "own"):
+            os.makedirs(f"{self.dir}/{place}")
+            self.write(f"{self.tree}/a/b.txt", place)
+            self.lifecycle(f"pack gzip {self.tree} {self.dir}/{place}")
+        for code, expected in (("nothing", "named"), ("own", "own")):
+            back = f"{self.dir}/back-{code}"
+            script = f"CODE_DIR={self.dir}/{code}; FUNCTION_DIR={back}; extract_code $EPOCHREALTIME > /dev/null"
+            self.lifecycle(script, OPEN_RUNTIMES_CODE_PATH=f"{self.dir}/named/code.tar.gz")
+            self.assertEqual(self.read(f"{back}/a/b.txt"), expected)
+
     def test_skips_the_archive(self):
         self.lifecycle(f"pack skip {self.tree} {self.dir}/out")
         self.assertTrue({".extracted", ".hidden", "a"} <= set(os.listdir(f"{self.dir}/out")))

@@ -207,21 +207,15 @@ impl Instance {
         }
     }
 
-    /// Percent of one processor that it has used since the last call, or since its start; `used` is all that it has used.
+    /// Percent of one processor that it has used since the last call, or since its creation; `used` is all of it.
     pub(super) fn cpu_usage(&self, used: Duration) -> Option<f64> {
-        let started = self.made.get()?.started;
+        let at = Instant::now();
         let mut last = self.cpu.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = CpuTime {
-            at: Instant::now(),
-            used,
+        let (before, passed) = match last.replace(CpuTime { at, used }) {
+            Some(last) => (last.used, at - last.at),
+            None => (Duration::ZERO, self.facts.created.elapsed().ok()?),
         };
-        let first = CpuTime {
-            at: started,
-            used: Duration::ZERO,
-        };
-        let before = last.replace(now).unwrap_or(first);
-        let passed = (now.at - before.at).as_secs_f64();
-        let share = now.used.saturating_sub(before.used).as_secs_f64() / passed;
+        let share = used.saturating_sub(before).as_secs_f64() / passed.as_secs_f64();
         share
             .is_finite()
             .then(|| (share * 10_000.0).round() / 100.0)

@@ -78,6 +78,32 @@ async fn a_sandbox_sees_little_and_may_little() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn starts_a_main_process_again_over_what_the_one_before_left() {
+    if !is_able() {
+        return;
+    }
+    let node = Node::start().await;
+    let mut events = node.adapter.events();
+    let script = "echo run >>/tmp/runs; cat /tmp/runs; exit $(wc -l </tmp/runs)";
+    let mut spec = sandbox("again", "function", &["sh", "-c", script]);
+    spec.mounts = vec![tmp()];
+    let id = spec.id.clone();
+    let made = node.adapter.create(spec).await.unwrap();
+    assert_eq!(exit_of(&mut events, &id).await, 1);
+    assert_eq!(made.output.tail(), b"run\n");
+    for n in 2..4 {
+        let again = node.adapter.restart(&id).await.unwrap();
+        assert_eq!(again.labels, made.labels);
+        assert_eq!(exit_of(&mut events, &id).await, n);
+        assert_eq!(again.output.tail(), "run\n".repeat(n as usize).as_bytes());
+    }
+    node.adapter.delete(&id).await.unwrap();
+    let gone = node.adapter.restart(&id).await.unwrap_err();
+    assert!(matches!(gone, CreateError::Absent { .. }), "{gone}");
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tells_of_exits_and_of_memory_and_undoes_what_fails() {
     if !is_able() {
         return;
