@@ -548,8 +548,54 @@ mod tests {
     }
 
     #[test]
-    fn the_secret_is_not_printed() {
-        let config = load("[executor]\nsecret = 'hush'", &[]).unwrap();
-        assert!(!config.masked().contains("hush"));
+    fn secrets_are_not_printed() {
+        let text = "[executor]\nsecret = 'hush'\n[storage]\ndsn = 's3://k:hush@h/b'\n\
+                    [registry.'r.example']\nuser = 'me'\npassword = 'hush'";
+        let config = load(text, &[]).unwrap();
+        for shown in [config.masked(), format!("{:?}", config.registry)] {
+            assert!(shown.contains("me") && !shown.contains("hush"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn what_is_pulled_at_the_start_and_as_whom() {
+        let pull = |vars: &[(&str, &str)]| load("", vars).unwrap().pull;
+        let wanted = [(env::IMAGES, "a:1, b:2,"), (env::RUNTIMES, "node-22")];
+        let all = Pull {
+            images: vec!["a:1".into(), "b:2".into()],
+            runtimes: vec!["node-22".into()],
+        };
+        assert_eq!(pull(&wanted), all);
+        let disabled = [&wanted[..], &[(env::IMAGE_PULL, "disabled")]].concat();
+        assert_eq!(pull(&disabled), Pull::default());
+        let login = [
+            (env::DOCKER_HUB_USERNAME, "me"),
+            (env::DOCKER_HUB_PASSWORD, "hush"),
+        ];
+        let registry = load("", &login).unwrap().registry;
+        assert_eq!(registry["docker.io"].user, "me");
+    }
+
+    #[test]
+    fn a_text_that_is_zero_is_unset_and_a_number_is_not() {
+        let vars = [
+            (env::SECRET, "0"),
+            (env::RETRY_DELAY_MS, "0"),
+            (env::NETWORK, "net"),
+            (env::IMAGE, "0"),
+        ];
+        let config = load("", &vars).unwrap();
+        assert_eq!(
+            (
+                config.executor.secret.as_str(),
+                config.executor.retry_delay_ms
+            ),
+            ("", 0)
+        );
+        let var = |name: &str| {
+            let found = vars.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        assert_eq!(env::without_effect(&var), [env::NETWORK]);
     }
 }

@@ -285,7 +285,7 @@ fn a_creation_reads_its_parameters() {
     let api = api();
     let full = r#"{"runtimeId":"a","image":"openruntimes/node:v5-22","entrypoint":"index.js","source":"/code.tar.gz",
         "outputDirectory":"./dist","variables":{"CI":"no","A":1},"runtimeEntrypoint":"run","cpus":"2.5","memory":1024,
-        "version":"V5","restartPolicy":"always","remove":true}"#;
+        "version":"V5","restartPolicy":"always","keepAlive":300,"remove":true}"#;
     assert_eq!(api.send("POST /v1/runtimes", full).0, 201);
     assert!(api.fake.list().is_empty(), "removed at the end of the call");
     let spec = api.fake.created.lock().unwrap().pop().unwrap();
@@ -328,7 +328,9 @@ fn a_creation_reads_its_parameters() {
                 memory_bytes: 1024000000,
             },
             restart: Always,
-            keep_alive: None,
+            keep_alive: Some(
+                300s,
+            ),
         }
     "#]]
     .assert_debug_eq(&spec);
