@@ -312,3 +312,23 @@ fn builds(protocol: Protocol) -> Mount {
         is_writable: true,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_archive_keeps_the_endings_that_tell_its_format() {
+        for (path, expected) in [
+            ("/a/code.tar.gz", "/tmp/code.tar.gz"),
+            ("bucket/a/64f0.gz", "/tmp/code.tar.gz"),
+            ("/a/code.zip", "/tmp/code.tar.gz"),
+            ("/a/code", "/tmp/code.tar.gz"),
+            ("/a/x.tar", "/tmp/code.tar"),
+            ("/a/x.sqfs", "/tmp/code.sqfs"),
+            ("/a/x.erofs", "/tmp/code.erofs"),
+        ] {
+            assert_eq!(code_path(path), expected, "{path}");
+        }
+    }
+}

@@ -84,7 +84,8 @@ impl Bucket {
         known: Option<&str>,
     ) -> Result<Option<Fetched>, ObjectError> {
         let options = GetOptions {
-            if_none_match: known.map(Into::into),
+            // A server that tells no versions has none to compare.
+            if_none_match: known.filter(|known| !known.is_empty()).map(Into::into),
             ..GetOptions::default()
         };
         let Some(found) = self.find(path, options).await? else {

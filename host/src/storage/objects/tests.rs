@@ -228,6 +228,23 @@ async fn a_large_file_goes_in_parts() {
 }
 
 #[tokio::test]
+async fn a_large_file_that_is_not_all_there_is_taken_back() {
+    let server = Server::start().await;
+    let objects = server.objects();
+    let first = [Fault::Nothing; 2];
+    server.will(&[&first[..], &[Fault::Status(503); 4]].concat());
+    let file = server.file(&vec![7; 20 << 20]);
+    let error = objects.store(&file, "/large").await.unwrap_err();
+    assert!(
+        matches!(error, ObjectError::Remote { what: "write", .. }),
+        "{error}"
+    );
+    assert_eq!(server.n_seen(&Method::DELETE), 1);
+    let error = server.fetch(&objects, "/large").await.unwrap_err();
+    assert!(matches!(error, ObjectError::Missing { .. }), "{error}");
+}
+
+#[tokio::test]
 async fn says_why_a_file_cannot_be_had() {
     let server = Server::start().await;
     let objects = server.objects();

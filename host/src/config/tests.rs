@@ -1,0 +1,101 @@
+use super::*;
+
+fn load(text: &str, vars: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    Config::load(Some(file.path()), &|name| {
+        vars.iter()
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| (*value).to_owned())
+    })
+}
+
+#[test]
+fn the_environment_wins_over_the_file() {
+    let config = load(
+        "gateway_listen = '127.0.0.1:1'\n[executor]\nsecret = 'file'",
+        &[(env::SECRET, "environment")],
+    )
+    .unwrap();
+    assert_eq!(config.executor.secret, "environment");
+    assert_eq!(config.gateway_listen.port(), 1);
+}
+
+#[test]
+fn a_class_of_the_file_stands_beside_the_ones_that_always_exist() {
+    let config = load("[class.gpu]\n'cpu.weight' = 500\noutbound = 'none'", &[]).unwrap();
+    let names: Vec<_> = config.class.keys().map(ClassName::as_str).collect();
+    assert_eq!(names, ["build", "function", "gpu", "runtime"]);
+}
+
+#[test]
+fn a_wrong_value_names_itself_and_what_is_accepted() {
+    #[track_caller]
+    fn check(text: &str, expected: &str) {
+        let error = load(text, &[]).unwrap_err();
+        let chain = format!("{:#}", anyhow::Error::new(error));
+        assert!(chain.contains(expected), "{chain}");
+    }
+    check("nonsense = 1", "unknown field `nonsense`");
+    check(
+        "[class.a]\n'cpu.weight' = 0",
+        "class.a.cpu.weight is \"0\", but must be from 1 to 10000",
+    );
+    check("state_dir = 'here'", "must be an absolute path");
+    check(
+        "[class.a]\noutbound = 'all'",
+        "expected one of `none`, `nat`, `host`",
+    );
+}
+
+#[test]
+fn secrets_are_not_printed() {
+    let text = "[executor]\nsecret = 'hush'\n[storage]\ndsn = 's3://k:hush@h/b'\n\
+                [registry.'r.example']\nuser = 'me'\npassword = 'hush'";
+    let config = load(text, &[]).unwrap();
+    for shown in [config.masked(), format!("{:?}", config.registry)] {
+        assert!(shown.contains("me") && !shown.contains("hush"), "{shown}");
+    }
+}
+
+#[test]
+fn what_is_pulled_at_the_start_and_as_whom() {
+    let pull = |vars: &[(&str, &str)]| load("", vars).unwrap().pull;
+    let wanted = [(env::IMAGES, "a:1, b:2,"), (env::RUNTIMES, "node-22")];
+    let all = Pull {
+        images: vec!["a:1".into(), "b:2".into()],
+        runtimes: vec!["node-22".into()],
+    };
+    assert_eq!(pull(&wanted), all);
+    let disabled = [&wanted[..], &[(env::IMAGE_PULL, "disabled")]].concat();
+    assert_eq!(pull(&disabled), Pull::default());
+    let login = [
+        (env::DOCKER_HUB_USERNAME, "me"),
+        (env::DOCKER_HUB_PASSWORD, "hush"),
+    ];
+    let registry = load("", &login).unwrap().registry;
+    assert_eq!(registry["docker.io"].user, "me");
+}
+
+#[test]
+fn a_text_that_is_zero_is_unset_and_a_number_is_not() {
+    let vars = [
+        (env::SECRET, "0"),
+        (env::RETRY_DELAY_MS, "0"),
+        (env::NETWORK, "net"),
+        (env::IMAGE, "0"),
+    ];
+    let config = load("", &vars).unwrap();
+    assert_eq!(
+        (
+            config.executor.secret.as_str(),
+            config.executor.retry_delay_ms
+        ),
+        ("", 0)
+    );
+    let var = |name: &str| {
+        let found = vars.iter().find(|(key, _)| *key == name);
+        found.map(|(_, value)| (*value).to_owned())
+    };
+    assert_eq!(env::without_effect(&var), [env::NETWORK]);
+}
