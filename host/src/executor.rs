@@ -348,9 +348,16 @@ impl Executor {
     ) -> Result<(tokio::sync::OwnedSemaphorePermit, u64), ExecuteError> {
         let instance = &ticket.instance;
         let deadline = budget.start_deadline();
-        let late = || ExecuteError::StartTimeout {
-            id: instance.facts.id.clone(),
-            is_running: !instance.stage().is_to_come(),
+        let late = || {
+            let id = instance.facts.id.clone();
+            let is_running = !instance.stage().is_to_come();
+            match &instance.last_exit {
+                Some(exit) if !is_running => {
+                    let exit = exit.clone();
+                    ExecuteError::Start(Arc::new(StartError::Exited { id, exit }))
+                }
+                Some(_) | None => ExecuteError::StartTimeout { id, is_running },
+            }
         };
         if budget.timeout.is_zero() {
             return Err(late());

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     connection::Connections,
     dispatch::Credentials,
+    execution::Exit,
     instance::{InstanceInfo, InstanceSpec, Protocol, RestartPolicy},
     logs::LogFiles,
     source::Source,
@@ -108,6 +109,8 @@ pub(super) struct Instance {
     pub(super) notices: Notices,
     /// How many times in a row its main process was started again.
     pub(super) n_restarts: u32,
+    /// How the main process before this one ended.
+    pub(super) last_exit: Option<Exit>,
     cpu: Mutex<Option<CpuTime>>,
     log_files: OnceLock<Option<Arc<LogFiles>>>,
     /// Cancelled when nothing of it is left.
@@ -191,18 +194,20 @@ impl Instance {
             is_probing: AtomicBool::new(false),
             notices: Notices::default(),
             n_restarts: 0,
+            last_exit: None,
             cpu: Mutex::default(),
             log_files: OnceLock::new(),
             gone: CancellationToken::new(),
         }
     }
 
-    /// The same instance, whose main process is to be started again.
-    pub(super) fn again(&self, n_restarts: u32, concurrency: usize) -> Self {
+    /// The same instance, whose main process has ended and is to be started again.
+    pub(super) fn again(&self, n_restarts: u32, exit: &Exit, concurrency: usize) -> Self {
         let new = Self::new(self.facts.clone(), self.sandbox_id.clone(), concurrency);
         Self {
             state: watch::Sender::new(self.state.borrow().restarting()),
             n_restarts,
+            last_exit: Some(exit.clone()),
             ..new
         }
     }

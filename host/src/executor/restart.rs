@@ -31,11 +31,10 @@ impl Executor {
         }
         let is_steady = made.started.elapsed() >= STEADY;
         let n_restarts = if is_steady { 0 } else { instance.n_restarts };
-        let again = Arc::new(instance.again(n_restarts + 1, self.config.executor.concurrency));
-        if !self
-            .pool
-            .replace(instance, &again, End::Exited(exit.clone()))
-        {
+        let concurrency = self.config.executor.concurrency;
+        let again = Arc::new(instance.again(n_restarts + 1, exit, concurrency));
+        let end = End::Exited(exit.clone());
+        if !self.pool.replace(instance, &again, end) {
             return false;
         }
         instance.connections.clear();

@@ -338,10 +338,15 @@ async fn one_that_ends_again_and_again_tells_why_and_can_be_deleted() {
     let node = Node::start(|_| {}).await;
     let mut spec = node.spec("hello", "crash");
     spec.restart = RestartPolicy::OnFailure;
-    for _ in 0..2 {
+    for _ in 0..4 {
         let error = node.text(&spec, "/").await.unwrap_err();
         assert_eq!(error.kind(), "runtime_exited");
     }
+    // The next start is most of a second away.
+    let mut execution = execution(&spec, "/");
+    execution.timeout = Duration::from_millis(100);
+    let error = node.executor.execute(execution).await.unwrap_err();
+    assert_eq!(error.kind(), "runtime_exited", "{error}");
     let (lines, _) = node.executor.journal().follow("hello", usize::MAX);
     let n_runs = lines.iter().filter(|line| line.text == "no such module");
     assert!(n_runs.count() >= 2, "{lines:?}");
