@@ -366,12 +366,14 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
-    /// The file is no settings file. The cause shows line, column and what is accepted.
-    #[error("cannot understand {path}")]
+    /// The file is no settings file. The cause says what is accepted.
+    #[error("cannot understand {path}, line {line}")]
     Parse {
         /// The file.
         path: PathBuf,
-        /// Where and why.
+        /// Where in it.
+        line: usize,
+        /// Why; without the line itself, which may hold a secret.
         source: Box<toml::de::Error>,
     },
     /// A DSN names no storage device.
@@ -420,9 +422,14 @@ impl Config {
             path: path.to_owned(),
             source,
         })?;
-        toml::from_str(&text).map_err(|source| ConfigError::Parse {
-            path: path.to_owned(),
-            source: source.into(),
+        toml::from_str(&text).map_err(|mut source: toml::de::Error| {
+            let start = source.span().map_or(0, |span| span.start);
+            source.set_input(None);
+            ConfigError::Parse {
+                path: path.to_owned(),
+                line: text[..start].matches('\n').count() + 1,
+                source: source.into(),
+            }
         })
     }
 

@@ -37,6 +37,7 @@ fn a_wrong_value_names_itself_and_what_is_accepted() {
         assert!(chain.contains(expected), "{chain}");
     }
     check("nonsense = 1", "unknown field `nonsense`");
+    check("log = 'a'\n\nlog = 1", "line 3: duplicate key");
     check(
         "[class.a]\n'cpu.weight' = 0",
         "class.a.cpu.weight is \"0\", but must be from 1 to 10000",
@@ -56,6 +57,17 @@ fn secrets_are_not_printed() {
     for shown in [config.masked(), format!("{:?}", config.registry)] {
         assert!(shown.contains("me") && !shown.contains("hush"), "{shown}");
     }
+}
+
+#[test]
+fn a_dsn_that_cannot_be_used_stops_the_start_without_its_secret() {
+    let error = load("[storage]\ndsn = 's4://k:hush@h/b'", &[]).unwrap_err();
+    let chain = format!("{:#}", anyhow::Error::new(error));
+    assert!(
+        chain.contains("line 2: there is no device \"s4\""),
+        "{chain}"
+    );
+    assert!(!chain.contains("hush"));
 }
 
 #[test]
