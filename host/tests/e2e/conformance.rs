@@ -90,7 +90,7 @@ fn executions_protocols_and_restarts() -> Result<()> {
     if !crate::can_run() {
         return Ok(());
     }
-    let node = Node::start_with("[executor]\nruntime_versions = ['v2', 'v5']")?;
+    let node = Node::start_with("[executor]\nruntime_versions = ['v2', 'v4', 'v5']")?;
     node.import_runtime("node")?;
     c10_to_c14_basic_api(&node)?;
     c31_to_c34_created_executed_deleted(&node)?;
@@ -104,6 +104,7 @@ fn executions_protocols_and_restarts() -> Result<()> {
     c73_a_long_cold_start(&node)?;
     c74_to_c76_binary_bodies(&node)?;
     code_by_the_path_that_the_host_names(&node)?;
+    protocol_v4_and_forms(&node)?;
     what_cannot_be_is_refused(&node)?;
     causes_are_told(&node)?;
     health_tells_usage(&node)
@@ -412,6 +413,36 @@ fn c10_to_c14_basic_api(node: &Node) -> Result<()> {
     let anonymous = request("GET", &url, &[("authorization", "Bearer ")], &[])?;
     expect(&anonymous, 401);
     assert_eq!(anonymous.json()["message"], "Missing executor key");
+    Ok(())
+}
+
+fn protocol_v4_and_forms(node: &Node) -> Result<()> {
+    let call = with(&cold(node, "node-mock")?, json!({"version": "V4"}));
+    let answer = execute(node, "v4", &call)?;
+    expect(&answer, 200);
+    let result = answer.json();
+    assert_eq!(
+        (&result["statusCode"], &result["logs"]),
+        (&json!(200), &json!(""))
+    );
+    let url = node.api_url("/v1/runtimes/v4/execution");
+    let key = format!("Bearer {SECRET}");
+    let head = [
+        ("authorization", key.as_str()),
+        ("content-type", "application/x-www-form-urlencoded"),
+        ("accept", "application/json"),
+    ];
+    let form = "path=%2Fv1%2Fusers%3Fa%3Db&headers[host]=example.org&timeout=45&logging=0&body=0";
+    let answer = request("POST", &url, &head, form.as_bytes())?;
+    expect(&answer, 200);
+    let body = answer.json()["body"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    let body: Value = serde_json::from_str(&body)?;
+    assert_eq!(body["url"], "http://example.org/v1/users?a=b");
+    assert_eq!(body["bytes"], 1, "a body of 0 reaches the function");
+    assert_eq!(delete(node, "v4")?, 200);
     Ok(())
 }
 
