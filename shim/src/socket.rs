@@ -14,12 +14,17 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use rustix::{
     fs::{FlockOperation, Mode, OFlags, fchmod, flock},
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
 };
+
+/// How long a process that was killed may take to let go of its socket.
+const RELEASE: Duration = Duration::from_secs(5);
 
 /// Why a socket cannot be had, asked or removed.
 #[derive(Debug, thiserror::Error)]
@@ -125,16 +130,53 @@ pub fn retire(address: &str, is_unused: impl FnOnce() -> bool) -> Result<bool, S
 /// # Errors
 /// The folder cannot be locked or written.
 pub(crate) fn remove_stale(address: &str) -> Result<(), SocketError> {
-    retire(address, || !is_bound(path(address))).map(drop)
+    let path = path(address);
+    let deadline = Instant::now() + RELEASE;
+    // A process that was killed closes its connections first, which is what brings us here, and its socket a moment
+    // later: one that is bound and that nobody has open is about to go.
+    while is_bound(path) && !is_open(path) && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(5));
+    }
+    retire(address, || !is_bound(path)).map(drop)
 }
 
-/// Whether a process has a socket bound to this path.
-///
-/// Source: proc_net_unix(5); the path is the last field.
+/// Whether the kernel has a socket that is bound to this path.
 fn is_bound(path: &Path) -> bool {
+    inodes(path).is_none_or(|inodes| !inodes.is_empty())
+}
+
+/// Whether a process has such a socket open, as one that is ending has not.
+fn is_open(path: &Path) -> bool {
+    let inodes = inodes(path).unwrap_or_default();
+    let names: Vec<_> = inodes
+        .iter()
+        .map(|inode| PathBuf::from(format!("socket:[{inode}]")))
+        .collect();
+    let has_one = |process: fs::DirEntry| {
+        let descriptors = fs::read_dir(process.path().join("fd"))
+            .into_iter()
+            .flatten();
+        descriptors
+            .flatten()
+            .filter_map(|descriptor| fs::read_link(descriptor.path()).ok())
+            .any(|target| names.contains(&target))
+    };
+    let processes = fs::read_dir("/proc").into_iter().flatten();
+    processes.flatten().any(has_one)
+}
+
+/// The inodes of all sockets bound to this path. None: the kernel does not tell.
+///
+/// Source: proc_net_unix(5); the path is the last field, after the inode.
+fn inodes(path: &Path) -> Option<Vec<String>> {
     let end = format!(" {}", path.display());
-    let listed = fs::read_to_string("/proc/net/unix");
-    listed.map_or(true, |text| text.lines().any(|line| line.ends_with(&end)))
+    let listed = fs::read_to_string("/proc/net/unix").ok()?;
+    let bound = listed.lines().filter_map(|line| line.strip_suffix(&end));
+    Some(
+        bound
+            .filter_map(|line| line.split_whitespace().last().map(str::to_owned))
+            .collect(),
+    )
 }
 
 fn open(path: &Path) -> io::Result<OwnedFd> {
@@ -159,7 +201,7 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SocketEr
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::{fd::AsFd, unix::fs::PermissionsExt};
 
     use super::*;
 
@@ -205,6 +247,30 @@ mod tests {
         drop(listener);
         remove_stale(&address).unwrap();
         assert!(!path.exists());
+    }
+
+    /// As that of a process that is ending: here it is on its way to another one.
+    #[test]
+    fn is_removed_once_the_kernel_has_let_go_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = listen_on(&path).unwrap();
+        let (one, other) = UnixStream::pair().unwrap();
+        let descriptors = [listener.as_fd()];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = rustix::net::SendAncillaryBuffer::new(&mut space);
+        ancillary.push(rustix::net::SendAncillaryMessage::ScmRights(&descriptors));
+        let flags = rustix::net::SendFlags::empty();
+        rustix::net::sendmsg(&one, &[io::IoSlice::new(b"x")], &mut ancillary, flags).unwrap();
+        drop(listener);
+        let holder = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(50));
+            drop((one, other));
+        });
+        assert!(is_bound(&path) && !is_open(&path));
+        remove_stale(&format!("unix://{}", path.display())).unwrap();
+        assert!(!path.exists());
+        holder.join().unwrap();
     }
 
     #[test]
