@@ -5,7 +5,7 @@
 //! version 2. What the spec asks for and this machine cannot do is an error that names the field.
 //!
 //! ```text
-//! create ──▶ entry (processes are born into it) ──▶ settle ──▶ update, freeze, kill, pids, stats, oom ──▶ delete
+//! begin ──▶ a process is born into it, while the rest is made: complete ──▶ entry ──▶ settle ──▶ update, freeze, kill, pids, stats, oom ──▶ delete
 //! ```
 
 mod control;
@@ -35,6 +35,7 @@ use std::{
 use containerd_shim::protos::protobuf::well_known_types::any::Any;
 use oci_spec::runtime::LinuxResources;
 
+use create::Made;
 use hierarchy::{Hierarchies, Hierarchy};
 use limits::Version;
 
@@ -44,11 +45,9 @@ pub use oom::OomWatch;
 /// How long a cgroup whose processes were killed may stay busy.
 const REMOVE_WITHIN: Duration = Duration::from_secs(2);
 
-/// How a process is born into a cgroup.
+/// How a process enters the cgroup in version 1's hierarchies; it is born into that of version 2.
 #[derive(Debug, Default)]
 pub struct Entry {
-    /// The folder of version 2, for `CLONE_INTO_CGROUP`.
-    pub unified: Option<OwnedFd>,
     /// The `tasks` files of version 1's hierarchies: the child writes `0` into each before it has a second
     /// thread. That takes none of the kernel's locks on whole thread groups, which cost milliseconds.
     pub tasks: Vec<OwnedFd>,
@@ -81,6 +80,54 @@ pub struct Cgroup {
     turn: Mutex<()>,
 }
 
+/// A cgroup that is being made. What was made is gone again where it is dropped; a process in it must have ended.
+#[derive(Debug)]
+pub struct Begun {
+    cgroup: Cgroup,
+    made: Made,
+    rest: create::Rest,
+    is_complete: bool,
+}
+
+impl Begun {
+    /// The cgroup, as far as it is made.
+    #[must_use]
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    /// Makes the folders of version 1 and sets the limits.
+    ///
+    /// # Errors
+    /// See [`CgroupError`].
+    pub fn complete(&mut self) -> Result<(), CgroupError> {
+        self.rest.make(&mut self.cgroup, &mut self.made)?;
+        self.is_complete = true;
+        Ok(())
+    }
+
+    /// The cgroup, complete.
+    #[must_use]
+    pub fn keep(mut self) -> Cgroup {
+        self.made.keep();
+        self.cgroup
+    }
+
+    /// Kills what is in it, and removes it. One that is not complete may have been found in use: nothing but what
+    /// was made goes then.
+    ///
+    /// # Errors
+    /// See [`Cgroup::kill`] and [`Cgroup::delete`].
+    pub fn undo(self) -> Result<(), CgroupError> {
+        if self.is_complete {
+            self.cgroup.kill()?;
+            return self.cgroup.delete();
+        }
+        self.cgroup.stop_scope();
+        Ok(())
+    }
+}
+
 /// A folder in one of version 1's hierarchies.
 #[derive(Debug)]
 struct Branch {
@@ -89,12 +136,12 @@ struct Branch {
 }
 
 impl Cgroup {
-    /// Makes the cgroup and sets its limits. What it made is gone again where a step fails.
+    /// Makes what a process is born into.
     ///
     /// # Errors
     /// See [`CgroupError`]; a cgroup that has processes is [`CgroupError::Busy`].
-    pub fn create(config: &CgroupConfig) -> Result<Self, CgroupError> {
-        create::create(config)
+    pub fn begin(config: &CgroupConfig) -> Result<Begun, CgroupError> {
+        create::begin(config)
     }
 
     /// The cgroup that a container of this process or of an earlier one may have left.
@@ -126,6 +173,14 @@ impl Cgroup {
         }
     }
 
+    /// The folder of version 2, for `CLONE_INTO_CGROUP`.
+    ///
+    /// # Errors
+    /// `ENOENT` where the cgroup is gone; `EMFILE`.
+    pub fn birthplace(&self) -> io::Result<Option<OwnedFd>> {
+        self.unified.as_deref().map(folder::open).transpose()
+    }
+
     /// How a process gets in. Each call opens descriptors of its own.
     ///
     /// # Errors
@@ -141,7 +196,6 @@ impl Cgroup {
         };
         Ok(Entry {
             folders: self.v1.iter().map(folder).collect(),
-            unified: self.unified.as_deref().map(folder::open).transpose()?,
             tasks: tasks.collect::<io::Result<_>>()?,
         })
     }
@@ -151,6 +205,13 @@ impl Cgroup {
     pub fn settle(&self) {
         if let Some(scope) = &self.scope {
             scope.settle();
+        }
+    }
+
+    /// Its own error would hide the failure that ends it.
+    fn stop_scope(&self) {
+        if let Some(scope) = &self.scope {
+            let _ = scope.stop();
         }
     }
 

@@ -27,11 +27,14 @@ pub(crate) mod tree;
 
 use child::{Order, Report};
 use request::{Bearing, Prepared};
-use spawner::{Reply, Request};
+use spawner::{Reply, Request, Spawner};
 
-/// Makes processes. Cheap to copy.
+/// Makes processes. Cheap to copy. Requests go to the spawner one after another; each has its reply to itself.
 #[derive(Debug, Clone)]
-pub struct Launcher(Arc<Mutex<UnixStream>>);
+pub struct Launcher(Arc<Mutex<Spawner>>);
+
+/// A request whose reply is still to come.
+struct Asked(UnixStream);
 
 /// A container to be made.
 #[derive(Debug)]
@@ -46,8 +49,8 @@ pub struct CreateRequest {
     pub rootfs: Vec<RootfsMount>,
     /// What the main process reads and writes.
     pub stdio: ProcessStdio,
-    /// Where the main process is born into.
-    pub cgroup: Entry,
+    /// The folder of version 2 that the main process is born into.
+    pub birthplace: Option<OwnedFd>,
     /// Keeps the session keyring of this process (runc's `no_new_keyring`).
     pub no_new_keyring: bool,
 }
@@ -67,7 +70,9 @@ pub struct ExecRequest {
     pub init: OwnedFd,
     /// What the process reads and writes.
     pub stdio: ProcessStdio,
-    /// Where the process is born into.
+    /// The folder of version 2 that the process is born into.
+    pub birthplace: Option<OwnedFd>,
+    /// The cgroup that it enters then.
     pub cgroup: Entry,
 }
 
@@ -147,51 +152,48 @@ impl Launcher {
         Ok(Self(Arc::new(Mutex::new(spawner::fork()?))))
     }
 
-    /// Makes a container; its main process waits before its program.
+    /// Makes a container; its main process waits before its program. While it is born, `complete` makes the rest of
+    /// its cgroup. Blocks.
     ///
     /// # Errors
-    /// See [`LaunchError`]. Nothing is left of a container that failed.
-    pub async fn create(&self, request: CreateRequest) -> Result<Created, LaunchError> {
-        let launcher = self.clone();
-        blocking(move || {
-            let mut request = request;
-            let bearing = request::container_birth(&mut request)?;
-            launcher.make(bearing, |bearing| {
-                request::container(request, bearing, &launcher)
-            })
+    /// Those of `complete`; see [`LaunchError`]. Nothing is left of a process that failed.
+    pub fn create<E: From<LaunchError>>(
+        &self,
+        mut request: CreateRequest,
+        complete: impl FnOnce() -> Result<Entry, E>,
+    ) -> Result<Created, E> {
+        let bearing = request::container_birth(&mut request)?;
+        self.make(bearing, |bearing| {
+            Ok(request::container(request, complete()?, bearing, self)?)
         })
-        .await
     }
 
-    /// Makes a further process in a container; it waits before its program.
+    /// Makes a further process in a container; it waits before its program. Blocks.
     ///
     /// # Errors
     /// See [`LaunchError`].
-    pub async fn exec(&self, request: ExecRequest) -> Result<Created, LaunchError> {
-        let launcher = self.clone();
-        blocking(move || {
-            let mut request = request;
-            let bearing = request::exec_birth(&mut request)?;
-            launcher.make(bearing, |_| request::exec(request))
-        })
-        .await
+    pub fn exec(&self, mut request: ExecRequest) -> Result<Created, LaunchError> {
+        let bearing = request::exec_birth(&mut request)?;
+        self.make(bearing, |_| request::exec(request))
     }
 
-    /// The process is made while its plan is.
-    fn make(
+    /// The process is born while its plan is made.
+    fn make<E: From<LaunchError>>(
         &self,
         bearing: Bearing,
-        prepare: impl FnOnce(&Bearing) -> Result<Prepared, LaunchError>,
-    ) -> Result<Created, LaunchError> {
-        let (born, prepared) = std::thread::scope(|scope| {
-            let born = scope.spawn(|| self.bear(&bearing));
-            let prepared = prepare(&bearing);
-            (born.join(), prepared)
-        });
+        prepare: impl FnOnce(&Bearing) -> Result<Prepared, E>,
+    ) -> Result<Created, E> {
+        let born = self.bear(&bearing)?;
+        let prepared = prepare(&bearing);
         // What the process has of them is its own: here they would keep it from seeing the end of others.
-        let Bearing { control, .. } = bearing;
-        let (pid, pidfd) = born.unwrap_or_else(|_| Err(lost()))?;
-        let made = prepared.and_then(|prepared| prepared.hand_over(pid, &control));
+        let Bearing {
+            control,
+            descriptors,
+            ..
+        } = bearing;
+        drop(descriptors);
+        let (pid, pidfd) = born.process()?;
+        let made = prepared.and_then(|prepared| Ok(prepared.hand_over(pid, &control)?));
         if made.is_err() {
             let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
             let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
@@ -209,9 +211,39 @@ impl Launcher {
         })
     }
 
-    fn bear(&self, bearing: &Bearing) -> Result<(u32, OwnedFd), LaunchError> {
+    fn bear(&self, bearing: &Bearing) -> Result<Asked, LaunchError> {
         let descriptors: Vec<_> = bearing.descriptors.iter().map(AsFd::as_fd).collect();
-        match self.ask(&Request::Process(bearing.birth.clone()), &descriptors)? {
+        self.ask(&Request::Process(bearing.birth.clone()), &descriptors)
+    }
+
+    /// A user namespace with these ids, for mounts.
+    fn user_namespace(&self, maps: crate::plan::IdMaps) -> Result<OwnedFd, LaunchError> {
+        match self.ask(&Request::UserNamespace(maps), &[])?.reply()? {
+            (Reply::UserNamespace, Some(namespace)) => Ok(namespace),
+            (Reply::Failed(failure), _) => Err(failure.into()),
+            _ => Err(lost()),
+        }
+    }
+
+    fn ask(&self, request: &Request, descriptors: &[BorrowedFd]) -> Result<Asked, LaunchError> {
+        let (ours, its) = UnixStream::pair().map_err(step("make a socket"))?;
+        let descriptors = [&[its.as_fd()], descriptors].concat();
+        let spawner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = spawner.ask(request, &descriptors);
+        asked.map_err(step("ask the spawner"))?;
+        Ok(Asked(ours))
+    }
+}
+
+impl Asked {
+    fn reply(self) -> Result<(Reply, Option<OwnedFd>), LaunchError> {
+        let received = channel::receive(&self.0).map_err(step("hear from the spawner"))?;
+        let (reply, mut descriptors) = received.ok_or_else(lost)?;
+        Ok((reply, descriptors.pop()))
+    }
+
+    fn process(self) -> Result<(u32, OwnedFd), LaunchError> {
+        match self.reply()? {
             (Reply::Process { pid, passer }, Some(pidfd)) => {
                 let reaped = passer.map_or(Ok(()), reap);
                 reaped.map_err(step("wait for a passer"))?;
@@ -221,27 +253,6 @@ impl Launcher {
             _ => Err(lost()),
         }
     }
-
-    /// A user namespace with these ids, for mounts.
-    fn user_namespace(&self, maps: crate::plan::IdMaps) -> Result<OwnedFd, LaunchError> {
-        match self.ask(&Request::UserNamespace(maps), &[])? {
-            (Reply::UserNamespace, Some(namespace)) => Ok(namespace),
-            (Reply::Failed(failure), _) => Err(failure.into()),
-            _ => Err(lost()),
-        }
-    }
-
-    fn ask(
-        &self,
-        request: &Request,
-        descriptors: &[BorrowedFd],
-    ) -> Result<(Reply, Option<OwnedFd>), LaunchError> {
-        let spawner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        channel::send(&spawner, request, descriptors).map_err(step("ask the spawner"))?;
-        let received = channel::receive(&spawner).map_err(step("hear from the spawner"))?;
-        let (reply, mut descriptors) = received.ok_or_else(lost)?;
-        Ok((reply, descriptors.pop()))
-    }
 }
 
 impl Gate {
@@ -250,17 +261,28 @@ impl Gate {
     /// # Errors
     /// [`LaunchError::Program`] where it cannot; the process has ended then.
     pub async fn open(self) -> Result<(), LaunchError> {
+        let Self {
+            control,
+            state,
+            poststart,
+        } = self;
+        let order = Order { state };
+        channel::send(&control, &order, &[]).map_err(step("start the process"))?;
+        // The program's execution closes the process's end.
+        match readable(control)
+            .await
+            .and_then(|control| channel::receive(&control))
+        {
+            Ok(None) => {}
+            Ok(Some((Report::Failed(failure), _))) => return Err(failure.into()),
+            Ok(Some(_)) | Err(_) => return Err(lost()),
+        }
+        if poststart.is_empty() {
+            return Ok(());
+        }
+        let state = order.state.replacen("created", "running", 1);
         blocking(move || {
-            let order = Order { state: self.state };
-            channel::send(&self.control, &order, &[]).map_err(step("start the process"))?;
-            // The program's execution closes the process's end.
-            match channel::receive(&self.control) {
-                Ok(None) => {}
-                Ok(Some((Report::Failed(failure), _))) => return Err(failure.into()),
-                Ok(Some(_)) | Err(_) => return Err(lost()),
-            }
-            let state = order.state.replacen("created", "running", 1);
-            for hook in &self.poststart {
+            for hook in &poststart {
                 // The program runs by now: nothing is to be undone.
                 if let Err(error) = hooks::run(hook, &state) {
                     log::warn!("poststart hook {}: {error}", hook.path.display());
@@ -270,6 +292,16 @@ impl Gate {
         })
         .await
     }
+}
+
+/// Waits until a message or the end can be received; what is begun is received by a moment's blocking.
+async fn readable(stream: UnixStream) -> io::Result<UnixStream> {
+    stream.set_nonblocking(true)?;
+    let stream = tokio::net::UnixStream::from_std(stream)?;
+    stream.readable().await?;
+    let stream = stream.into_std()?;
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
 /// Runs the hooks that follow the end of a container, all of them.

@@ -86,8 +86,8 @@ pub fn run(flags: &Flags) -> Result<(), ServeError> {
     })?;
     let itself = rustix::process::getpid();
     rustix::process::set_child_subreaper(Some(itself)).map_err(failed("adopt orphans"))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+    // One thread: what blocks has threads of its own, and a request that wandered between two would wait for each.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         // A hook or a slow disk may hold one for long; the others must find theirs.
         .max_blocking_threads(256)
         .thread_keep_alive(Duration::from_secs(2))

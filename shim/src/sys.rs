@@ -347,15 +347,31 @@ pub(crate) fn loopback_up() -> io::Result<()> {
 ///
 /// Source: close_range(2).
 pub(crate) fn close_on_exec_from(first: libc::c_uint) -> io::Result<()> {
-    // SAFETY: the call takes integers and closes nothing now.
-    let outcome = unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            first,
-            libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        )
-    };
+    close_range(first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
+}
+
+/// Closes all descriptors but `kept` and the standard ones: for a fork that uses none of what it was left.
+///
+/// # Errors
+/// `ENOSYS` on a kernel before 5.9.
+///
+/// Source: close_range(2).
+pub(crate) fn close_all_but<const N: usize>(kept: [BorrowedFd; N]) -> io::Result<()> {
+    let mut kept = kept.map(|fd| fd.as_raw_fd().cast_unsigned());
+    kept.sort_unstable();
+    let mut first = 3;
+    for fd in kept.into_iter().filter(|fd| *fd >= 3) {
+        if fd > first {
+            close_range(first, fd - 1, 0)?;
+        }
+        first = fd + 1;
+    }
+    close_range(first, libc::c_uint::MAX, 0)
+}
+
+fn close_range(first: libc::c_uint, last: libc::c_uint, flags: libc::c_uint) -> io::Result<()> {
+    // SAFETY: the call takes integers. Descriptors that it closes are used by nobody: see who calls.
+    let outcome = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
     check_long(outcome)
 }
 

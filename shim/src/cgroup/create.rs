@@ -13,7 +13,7 @@ use rustix::{
 };
 
 use super::{
-    Branch, Cgroup, CgroupConfig, CgroupError, Hierarchies, Hierarchy, Version,
+    Begun, Branch, Cgroup, CgroupConfig, CgroupError, Hierarchy, Version,
     device::{self, Policy},
     folder, hierarchy,
     limits::{self, Otherwise, Setting},
@@ -22,8 +22,15 @@ use super::{
 };
 
 /// The folders that were made; those that are still here when it is dropped are removed.
-#[derive(Default)]
-struct Made(Vec<PathBuf>);
+#[derive(Debug, Default)]
+pub(super) struct Made(Vec<PathBuf>);
+
+impl Made {
+    /// Nothing is removed any more.
+    pub(super) fn keep(&mut self) {
+        self.0.clear();
+    }
+}
 
 impl Drop for Made {
     fn drop(&mut self) {
@@ -34,7 +41,15 @@ impl Drop for Made {
     }
 }
 
-pub(super) fn create(config: &CgroupConfig) -> Result<Cgroup, CgroupError> {
+/// What is still to be done for a cgroup once a process can be born into it.
+#[derive(Debug)]
+pub(super) struct Rest {
+    settings: Vec<Setting>,
+    policy: Policy,
+    may_leave_out: bool,
+}
+
+pub(super) fn begin(config: &CgroupConfig) -> Result<Begun, CgroupError> {
     let place = Place::of(config)?;
     let hierarchies = hierarchy::get()?;
     let resources = config.resources.clone().unwrap_or_default();
@@ -42,48 +57,51 @@ pub(super) fn create(config: &CgroupConfig) -> Result<Cgroup, CgroupError> {
     let mut cgroup = Cgroup::at(hierarchies, &place);
     // Before anything is made: most of what is wrong shows here.
     let settings = limits::plan(&resources, &cgroup)?;
-    cgroup.scope = systemd::Scope::start(&place, &cgroup)?;
-    let mut made = Made::default();
-    let made_all = make_all(&mut cgroup, hierarchies, (config, &settings), &mut made)
-        .and_then(|()| set_all(&cgroup, &settings))
-        .and_then(|()| set_devices(&cgroup, &policy));
-    if let Err(error) = made_all {
-        if let Some(scope) = &cgroup.scope {
-            // The scope's own error would hide the cause.
-            let _ = scope.stop();
-        }
-        return Err(error);
-    }
-    made.0.clear();
-    Ok(cgroup)
-}
-
-fn make_all(
-    cgroup: &mut Cgroup,
-    hierarchies: &'static Hierarchies,
-    (config, settings): (&CgroupConfig, &[Setting]),
-    made: &mut Made,
-) -> Result<(), CgroupError> {
     // As in runc: in a user namespace, and without a path that somebody chose, a hierarchy that this process may
     // not use is left out. Limits that need it are refused when they are set.
     let may_leave_out =
         hierarchies.is_user_namespace && config.path.as_deref().unwrap_or("").is_empty();
-    let mut kept = Vec::with_capacity(cgroup.v1.len());
-    for branch in std::mem::take(&mut cgroup.v1) {
-        match make_v1(&branch, cgroup.scope.is_some(), made) {
-            Ok(()) => kept.push(branch),
-            Err(error) if may_leave_out && is_denied(&error) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    cgroup.v1 = kept;
+    cgroup.scope = systemd::Scope::start(&place, &cgroup)?;
+    let mut made = Made::default();
     if let (Some(path), Some(hierarchy)) = (cgroup.unified.clone(), &hierarchies.unified) {
-        match make_unified(cgroup, &path, hierarchy, settings, made) {
+        match make_unified(&cgroup, &path, hierarchy, &settings, &mut made) {
             Err(error) if may_leave_out && is_denied(&error) => cgroup.unified = None,
-            result => result?,
+            result => result.inspect_err(|_| cgroup.stop_scope())?,
         }
     }
-    Ok(())
+    let rest = Rest {
+        settings,
+        policy,
+        may_leave_out,
+    };
+    Ok(Begun {
+        cgroup,
+        made,
+        rest,
+        is_complete: false,
+    })
+}
+
+impl Rest {
+    pub(super) fn make(&self, cgroup: &mut Cgroup, made: &mut Made) -> Result<(), CgroupError> {
+        self.make_v1(cgroup, made)?;
+        set_all(cgroup, &self.settings)?;
+        set_devices(cgroup, &self.policy)
+    }
+
+    fn make_v1(&self, cgroup: &mut Cgroup, made: &mut Made) -> Result<(), CgroupError> {
+        let is_scope = cgroup.scope.is_some();
+        let mut kept = Vec::with_capacity(cgroup.v1.len());
+        for branch in std::mem::take(&mut cgroup.v1) {
+            match make_v1(&branch, is_scope, made) {
+                Ok(()) => kept.push(branch),
+                Err(error) if self.may_leave_out && is_denied(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        cgroup.v1 = kept;
+        Ok(())
+    }
 }
 
 fn is_denied(error: &CgroupError) -> bool {

@@ -169,7 +169,7 @@ fn a_cgroup_with_threads_is_refused() {
         path: Some(format!("/{}", path.strip_prefix(point).unwrap().display())),
         ..CgroupConfig::default()
     };
-    let error = Cgroup::create(&config).unwrap_err();
+    let error = Cgroup::begin(&config).unwrap_err();
     assert!(matches!(error, CgroupError::Create { .. }), "{error}");
     // Its processes are the ones of the cgroup above.
     let mut child = unified.start_in(&unified.path, "read _");

@@ -132,7 +132,7 @@ pub(super) fn container_birth(request: &mut CreateRequest) -> Result<Bearing, La
     let rlimits = plan::rlimits(main_process(&request.spec)?, &request.spec)?;
     let mut kept = Descriptors::default();
     let namespaces = plan::namespaces(&request.spec, |namespace| kept.keep(namespace))?;
-    kept.bearing(namespaces, request.cgroup.unified.take(), rlimits)
+    kept.bearing(namespaces, request.birthplace.take(), rlimits)
 }
 
 /// How a further process of a container is born: in the namespaces of the main one.
@@ -153,7 +153,7 @@ pub(super) fn exec_birth(request: &mut ExecRequest) -> Result<Bearing, LaunchErr
         joined,
         ..NamespacePlan::default()
     };
-    kept.bearing(namespaces, request.cgroup.unified.take(), rlimits)
+    kept.bearing(namespaces, request.birthplace.take(), rlimits)
 }
 
 fn main_process(spec: &Spec) -> Result<&oci_spec::runtime::Process, SpecError> {
@@ -164,6 +164,7 @@ fn main_process(spec: &Spec) -> Result<&oci_spec::runtime::Process, SpecError> {
 /// The plan of a new container.
 pub(super) fn container(
     request: CreateRequest,
+    cgroup: Entry,
     bearing: &Bearing,
     launcher: &Launcher,
 ) -> Result<Prepared, LaunchError> {
@@ -173,8 +174,8 @@ pub(super) fn container(
         spec,
         rootfs,
         stdio,
-        cgroup,
         no_new_keyring,
+        ..
     } = request;
     let process = plan::process(main_process(&spec)?, &spec)?;
     let namespaces = &bearing.birth.namespaces;

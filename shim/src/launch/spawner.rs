@@ -16,6 +16,10 @@ use std::{
 };
 
 use nix::libc;
+use rustix::{
+    event::{EventfdFlags, PollFd, PollFlags, eventfd, poll},
+    io::Errno,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -48,34 +52,83 @@ pub(super) enum Reply {
     Failed(Failure),
 }
 
-/// Forks the spawner; answers the shim's end of its socket.
-pub(super) fn fork() -> io::Result<UnixStream> {
+/// The shim's way to the spawner.
+#[derive(Debug)]
+pub(super) struct Spawner {
+    requests: UnixStream,
+    bell: OwnedFd,
+}
+
+impl Spawner {
+    /// Sends a request. The reply goes to the first descriptor.
+    ///
+    /// What is written to a socket is, for the kernel, a word to run its reader on the writer's processor, which goes
+    /// on with its own work here; the bell wakes the spawner on another.
+    pub(super) fn ask(&self, request: &Request, descriptors: &[BorrowedFd]) -> io::Result<()> {
+        channel::send(&self.requests, request, descriptors)?;
+        rustix::io::write(&self.bell, &1_u64.to_ne_bytes())?;
+        Ok(())
+    }
+}
+
+/// Forks the spawner.
+pub(super) fn fork() -> io::Result<Spawner> {
     let (ours, its) = UnixStream::pair()?;
+    let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::SEMAPHORE)?;
     match sys::fork_alone()? {
-        Side::Parent { .. } => Ok(ours),
+        Side::Parent { .. } => Ok(Spawner {
+            requests: ours,
+            bell,
+        }),
         Side::Child => {
-            drop(ours);
+            // What outlives the shim here, as its listening socket would, looks as if the shim were there.
+            if sys::close_all_but([its.as_fd(), bell.as_fd()]).is_err() {
+                sys::exit_now(1);
+            }
             let _ = rustix::thread::set_name(c"opr-spawner");
             // Nor its children, until they execute their programs: whoever shares a container's namespaces
             // reads and traces none of them.
             let hidden = rustix::process::DumpableBehavior::NotDumpable;
             let _ = rustix::process::set_dumpable_behavior(hidden);
-            serve(&its);
+            serve(&its, bell.as_fd());
             sys::exit_now(0)
         }
     }
 }
 
-/// Carries out requests until the shim is gone.
-fn serve(shim: &UnixStream) {
-    while let Ok(Some((request, descriptors))) = channel::receive::<Request>(shim) {
+/// Carries out requests until the shim is gone. The first descriptor of each is where its reply goes.
+fn serve(shim: &UnixStream, bell: BorrowedFd) {
+    while is_asked(shim, bell)
+        && let Ok(Some((request, mut descriptors))) = channel::receive::<Request>(shim)
+    {
+        if descriptors.is_empty() {
+            return;
+        }
+        let asker = UnixStream::from(descriptors.remove(0));
         let (reply, descriptor) = match carry_out(request, descriptors) {
             Ok((reply, descriptor)) => (reply, Some(descriptor)),
             Err(failure) => (Reply::Failed(failure), None),
         };
         let descriptors: Vec<_> = descriptor.iter().map(AsFd::as_fd).collect();
-        if channel::send(shim, &reply, &descriptors).is_err() {
-            return;
+        // Whoever asked may be gone; the process ends then, for want of a plan.
+        let _ = channel::send(&asker, &reply, &descriptors);
+    }
+}
+
+/// Waits for the bell, or for the end of the shim, which is no request.
+fn is_asked(shim: &UnixStream, bell: BorrowedFd) -> bool {
+    let mut both = [
+        PollFd::new(&bell, PollFlags::IN),
+        PollFd::new(shim, PollFlags::empty()),
+    ];
+    loop {
+        match poll(&mut both, None) {
+            Err(Errno::INTR) => {}
+            Err(_) => return false,
+            Ok(_) if both[0].revents().contains(PollFlags::IN) => {
+                return rustix::io::read(bell, &mut [0; 8]).is_ok();
+            }
+            Ok(_) => return false,
         }
     }
 }

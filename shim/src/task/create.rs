@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{self, Read},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -13,9 +14,9 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use super::{Container, Node, Record, TaskError, blocking, process::Process};
 use crate::{
-    cgroup::{Cgroup, CgroupConfig},
-    launch::{CreateRequest, RootfsMount},
-    reaper::{Child, Launch},
+    cgroup::{Begun, Cgroup, CgroupConfig, CgroupError, Entry},
+    launch::{CreateRequest, Created, RootfsMount},
+    reaper::Launch,
     stdio::{Owner, StdioConfig, Streams},
 };
 
@@ -45,13 +46,14 @@ impl Container {
     pub(super) async fn create(node: Arc<Node>, create: Create) -> Result<Arc<Self>, TaskError> {
         crate::log::attach(&create.bundle);
         let spec = read_spec(&create.bundle)?;
-        let cgroup = UndoCgroup::make(cgroup_config(&node, &create, &spec)).await?;
         let nature = Nature::of(&spec);
         let launch = node.reaper.launch();
         let main = Process::new("", create.stdio.clone());
-        let (child, pidfd) = launch_main(&node, (&create, spec), &launch, (&main, &cgroup)).await?;
+        let (created, streams, mut cgroup) = make_main(&node, (&create, spec), &launch).await?;
+        let child = launch.made(created.pid);
         drop(launch);
-        cgroup.0.settle();
+        cgroup.begun().cgroup().settle();
+        let pidfd = main.made(created, streams).map_err(no_streams)?;
         let record = Record::of(main.pid(), create.systemd_cgroup);
         let written = record.and_then(|record| record.write(&create.bundle));
         written.map_err(|source| TaskError::Kernel {
@@ -66,31 +68,48 @@ impl Container {
     }
 }
 
-async fn launch_main(
+/// Makes the main process and its cgroup, each while the other is made.
+async fn make_main(
     node: &Node,
     (create, spec): (&Create, Spec),
     launch: &Launch,
-    (main, cgroup): (&Process, &UndoCgroup),
-) -> Result<(Child, Arc<std::os::fd::OwnedFd>), TaskError> {
+) -> Result<(Created, Streams, UndoCgroup), TaskError> {
     let owner = Owner {
         id: &create.id,
         namespace: &node.namespace,
         ids: create.io_ids,
     };
     let (stdio, streams) = Streams::open(&create.stdio, owner, launch).await?;
-    let request = CreateRequest {
+    let config = cgroup_config(node, create, &spec);
+    let mut request = CreateRequest {
         id: create.id.clone(),
         bundle: create.bundle.clone(),
         spec,
         rootfs: create.rootfs.iter().map(rootfs_mount).collect(),
         stdio,
-        cgroup: entry(&cgroup.0)?,
+        birthplace: None,
         no_new_keyring: create.no_new_keyring,
     };
-    let created = node.launcher.create(request).await?;
-    let child = launch.made(created.pid);
-    let pidfd = main.made(created, streams).map_err(no_streams)?;
-    Ok((child, pidfd))
+    let launcher = node.launcher.clone();
+    let make = move || {
+        let mut cgroup = UndoCgroup(Some(Cgroup::begin(&config).map_err(no_cgroup)?));
+        request.birthplace = birthplace(cgroup.begun().cgroup())?;
+        let created = launcher.create(request, || {
+            let begun = cgroup.begun();
+            begun.complete().map_err(no_cgroup)?;
+            entry(begun.cgroup())
+        })?;
+        Ok::<_, TaskError>((created, cgroup))
+    };
+    let (created, cgroup) = blocking(make).await??;
+    Ok((created, streams, cgroup))
+}
+
+fn no_cgroup(source: CgroupError) -> TaskError {
+    TaskError::Cgroup {
+        what: "create",
+        source,
+    }
 }
 
 pub(super) fn no_streams(source: io::Error) -> TaskError {
@@ -100,11 +119,19 @@ pub(super) fn no_streams(source: io::Error) -> TaskError {
     }
 }
 
-pub(super) fn entry(cgroup: &Cgroup) -> Result<crate::cgroup::Entry, TaskError> {
-    cgroup.entry().map_err(|source| TaskError::Kernel {
+pub(super) fn entry(cgroup: &Cgroup) -> Result<Entry, TaskError> {
+    cgroup.entry().map_err(not_entered)
+}
+
+pub(super) fn birthplace(cgroup: &Cgroup) -> Result<Option<OwnedFd>, TaskError> {
+    cgroup.birthplace().map_err(not_entered)
+}
+
+fn not_entered(source: io::Error) -> TaskError {
+    TaskError::Kernel {
         what: "enter the cgroup",
         source,
-    })
+    }
 }
 
 /// Reads `config.json`.
@@ -185,34 +212,27 @@ fn tell(node: &Node, create: &Create, pid: u32) {
 }
 
 /// A cgroup that is removed again unless it is kept.
-struct UndoCgroup(Arc<Cgroup>, bool);
+struct UndoCgroup(Option<Begun>);
 
 impl UndoCgroup {
-    async fn make(config: CgroupConfig) -> Result<Self, TaskError> {
-        let made = blocking(move || Cgroup::create(&config)).await?;
-        let cgroup = made.map_err(|source| TaskError::Cgroup {
-            what: "create",
-            source,
-        })?;
-        Ok(Self(Arc::new(cgroup), false))
+    fn begun(&mut self) -> &mut Begun {
+        self.0.as_mut().expect("it is there until it is kept")
     }
 
     fn keep(mut self) -> Arc<Cgroup> {
-        self.1 = true;
-        self.0.clone()
+        let begun = self.0.take().expect("it is kept once");
+        Arc::new(begun.keep())
     }
 }
 
 impl Drop for UndoCgroup {
     fn drop(&mut self) {
-        if self.1 {
-            return;
+        if let Some(begun) = self.0.take() {
+            tokio::task::spawn_blocking(move || {
+                if let Err(e) = begun.undo() {
+                    log::warn!("cannot undo a cgroup: {e}");
+                }
+            });
         }
-        let cgroup = self.0.clone();
-        tokio::task::spawn_blocking(move || {
-            if let Err(e) = cgroup.kill().and_then(|()| cgroup.delete()) {
-                log::warn!("cannot undo a cgroup: {e}");
-            }
-        });
     }
 }

@@ -6,9 +6,9 @@ use containerd_shim::protos::events::task::{TaskExecAdded, TaskExecStarted};
 use oci_spec::runtime as oci;
 
 use super::{
-    Container, Step, TaskError,
+    Container, Step, TaskError, blocking,
     container::ProcessState,
-    create::{entry, no_streams, read_spec},
+    create::{birthplace, entry, no_streams, read_spec},
     process::Process,
 };
 use crate::{
@@ -106,9 +106,11 @@ impl Container {
             process: *spec,
             init: init.try_clone().map_err(no_streams)?,
             stdio,
+            birthplace: birthplace(&self.cgroup)?,
             cgroup: entry(&self.cgroup)?,
         };
-        let created = self.node.launcher.exec(request).await?;
+        let launcher = self.node.launcher.clone();
+        let created = blocking(move || launcher.exec(request)).await??;
         let child = launch.made(created.pid);
         let pidfd = exec.process.made(created, streams).map_err(no_streams)?;
         let (container, process) = (self.clone(), exec.process.clone());

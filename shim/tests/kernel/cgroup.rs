@@ -58,6 +58,12 @@ fn folders(path: &str) -> Vec<PathBuf> {
         .collect()
 }
 
+fn create(config: &CgroupConfig) -> Result<Cgroup, CgroupError> {
+    let mut begun = Cgroup::begin(config)?;
+    begun.complete()?;
+    Ok(begun.keep())
+}
+
 fn has_v1(controller: &str) -> bool {
     let path = PathBuf::from("/sys/fs/cgroup").join(controller);
     path.join("tasks").exists()
@@ -72,7 +78,7 @@ impl Fixture {
     #[track_caller]
     fn new(name: &str, json: &str) -> Self {
         let config = config(name, json);
-        let cgroup = Cgroup::create(&config).unwrap();
+        let cgroup = create(&config).unwrap();
         Self { config, cgroup }
     }
 
@@ -101,8 +107,8 @@ fn start(cgroup: &Cgroup, command: &str) -> Child {
     let entry = cgroup.entry().unwrap();
     let path = |fd: &OwnedFd| format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd());
     let tasks = entry.tasks.iter().map(path);
-    let unified = entry
-        .unified
+    let unified = cgroup.birthplace().unwrap();
+    let unified = unified
         .iter()
         .map(|fd| format!("{}/cgroup.procs", path(fd)));
     let script = format!("for f do echo 0 >\"$f\" || exit 99; done; echo in; {command}");
@@ -259,7 +265,7 @@ fn a_controller_of_version_2_serves_beside_version_1() {
 #[track_caller]
 fn check_refused(name: &str, json: &str, expected: Expect) {
     let config = config(name, json);
-    let error = Cgroup::create(&config).unwrap_err();
+    let error = create(&config).unwrap_err();
     let path = config.path.unwrap();
     let text = error.to_string().replace(path.as_str(), "/…");
     expected.assert_eq(&text);
@@ -334,16 +340,16 @@ fn a_cgroup_in_use_is_refused_and_an_empty_one_is_not() {
     }
     let fixture = Fixture::new("busy", "{}");
     let mut child = fixture.start("read _; :");
-    let error = Cgroup::create(&fixture.config).unwrap_err();
+    let error = create(&fixture.config).unwrap_err();
     assert!(matches!(error, CgroupError::Busy { .. }), "{error}");
     assert_eq!(fixture.cgroup.pids().unwrap(), [child.id()]);
     fixture.cgroup.kill().unwrap();
     child.wait().unwrap();
     until("the end", || fixture.cgroup.pids().unwrap().is_empty());
-    Cgroup::create(&fixture.config).unwrap();
+    create(&fixture.config).unwrap();
 
     fixture.cgroup.freeze().unwrap();
-    let error = Cgroup::create(&fixture.config).unwrap_err();
+    let error = create(&fixture.config).unwrap_err();
     assert!(matches!(error, CgroupError::Busy { .. }), "{error}");
     fixture.cgroup.thaw().unwrap();
 }
@@ -368,7 +374,7 @@ fn paths_that_lead_elsewhere_are_refused() {
             ..CgroupConfig::default()
         };
         for error in [
-            Cgroup::create(&config).unwrap_err(),
+            create(&config).unwrap_err(),
             Cgroup::open(&config).unwrap_err(),
         ] {
             assert!(matches!(error, CgroupError::Path { .. }), "{path}: {error}");
@@ -387,7 +393,7 @@ fn without_systemd_its_driver_is_refused() {
         systemd: true,
         ..CgroupConfig::default()
     };
-    let error = Cgroup::create(&config).unwrap_err().to_string();
+    let error = create(&config).unwrap_err().to_string();
     assert_eq!(
         error,
         "systemd: opr-x.scope: it does not run on this machine"
@@ -405,7 +411,7 @@ fn an_empty_path_is_below_this_process() {
         namespace: format!("opr-namespace-{}", std::process::id()),
         ..CgroupConfig::default()
     };
-    let cgroup = Cgroup::create(&config).unwrap();
+    let cgroup = create(&config).unwrap();
     let mut child = start(&cgroup, "read _");
     let read = |pid| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     let (own, text) = (read(std::process::id()), read(child.id()));
@@ -602,7 +608,7 @@ fn thousands_of_lives_leave_nothing() {
         let mut config = config("lives", json);
         config.path = Some(format!("{}/{index}", keeper.path().trim_end_matches("/x")));
         let begin = Instant::now();
-        let cgroup = Cgroup::create(&config).unwrap();
+        let cgroup = create(&config).unwrap();
         let created = Instant::now();
         drop(cgroup.entry().unwrap());
         let entered = Instant::now();
@@ -650,7 +656,7 @@ fn containers_that_start_at_once_share_the_folders_above() {
                         path: Some(format!("{above}/a/{index}")),
                         ..CgroupConfig::default()
                     };
-                    let cgroup = Cgroup::create(&config).unwrap();
+                    let cgroup = create(&config).unwrap();
                     assert!(start(&cgroup, ":").wait().unwrap().success());
                     cgroup.delete().unwrap();
                 });
@@ -677,10 +683,10 @@ fn inside_a_user_namespace() {
         ..CgroupConfig::default()
     };
     // Nothing may be made, and nothing is asked for: as in runc that is fine.
-    let cgroup = Cgroup::create(&config).unwrap();
+    let cgroup = create(&config).unwrap();
     let entry = cgroup.entry().unwrap();
     assert!(
-        entry.tasks.is_empty() && entry.unified.is_none(),
+        entry.tasks.is_empty() && cgroup.birthplace().unwrap().is_none(),
         "{entry:?}"
     );
     assert!(cgroup.pids().unwrap().is_empty());
@@ -691,7 +697,7 @@ fn inside_a_user_namespace() {
         resources: Some(resources(r#"{"pids":{"limit":5}}"#)),
         ..config.clone()
     };
-    let error = Cgroup::create(&limited).unwrap_err();
+    let error = create(&limited).unwrap_err();
     assert!(
         error.to_string().starts_with("linux.resources.pids.limit"),
         "{error}"
@@ -700,7 +706,7 @@ fn inside_a_user_namespace() {
         path: Some("/opr-inside/x".to_owned()),
         ..config
     };
-    let error = Cgroup::create(&chosen).unwrap_err();
+    let error = create(&chosen).unwrap_err();
     assert!(matches!(error, CgroupError::Create { .. }), "{error}");
 }
 
