@@ -27,6 +27,7 @@ use crate::{
 pub mod containerd;
 pub mod memory;
 pub mod output;
+pub mod process;
 
 mod cgroup;
 mod client;
@@ -42,6 +43,7 @@ mod stdio;
 
 pub use containerd::Containerd;
 pub use output::Output;
+pub use process::{Process, ProcessSpec};
 
 /// A container engine. Every call is safe to repeat.
 #[async_trait]
@@ -66,6 +68,13 @@ pub trait Adapter: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// `ConnectionRefused` while nothing listens; `NotFound` where there is no such sandbox.
     async fn dial(&self, id: &SandboxId, port: u16) -> io::Result<TcpStream>;
+
+    /// Starts a process beside the main one, with the main one's user, working directory and environment.
+    /// It has no input: who reads is told so.
+    ///
+    /// # Errors
+    /// See [`EngineError`]; there is no such sandbox, or it has no such program.
+    async fn exec(&self, id: &SandboxId, spec: ProcessSpec) -> Result<Process, EngineError>;
 
     /// Sets new limits on a running sandbox.
     ///

@@ -5,21 +5,19 @@ use std::{collections::HashMap, time::Duration};
 use containerd_client::{
     services::v1::{
         Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest,
-        DeleteTaskRequest, KillRequest, ListContainersRequest, ListTasksRequest, StartRequest,
-        UpdateTaskRequest, WaitRequest, containers_client::ContainersClient,
-        tasks_client::TasksClient,
+        DeleteProcessRequest, DeleteTaskRequest, ExecProcessRequest, GetContainerRequest,
+        KillRequest, ListContainersRequest, ListTasksRequest, StartRequest, UpdateTaskRequest,
+        WaitRequest, containers_client::ContainersClient, tasks_client::TasksClient,
     },
     types::v1::Process,
 };
 use prost_types::Any;
 use tonic::{Code, Request, Response, Status, metadata::MetadataValue, transport::Channel};
 
-use super::EngineError;
+use super::{EngineError, process::KILLED};
 
 /// Lists carry each container's whole spec.
 const MAX_ANSWER: usize = 256 * 1024 * 1024;
-/// The exit code of what SIGKILL ended.
-pub(super) const KILLED: u32 = 137;
 /// A task that was killed ends within this, or is stuck in the kernel.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -65,6 +63,14 @@ impl Client {
         Ok(done("list containers", answer)?.containers)
     }
 
+    /// The runtime spec that a container was made of.
+    pub(super) async fn container_spec(&self, id: &str) -> Result<Vec<u8>, EngineError> {
+        let request = self.request(GetContainerRequest { id: id.to_owned() });
+        let answer = done("find the container", self.containers().get(request).await)?;
+        let spec = answer.container.and_then(|container| container.spec);
+        Ok(spec.unwrap_or_default().value)
+    }
+
     pub(super) async fn tasks_here(&self) -> Result<HashMap<String, Process>, EngineError> {
         let answer = self
             .tasks()
@@ -96,6 +102,54 @@ impl Client {
             self.tasks().start(self.request(request)).await,
         )
         .map(drop)
+    }
+
+    pub(super) async fn add_process(&self, process: ExecProcessRequest) -> Result<(), EngineError> {
+        let answer = self.tasks().exec(self.request(process)).await;
+        done("add a process to the task", answer).map(drop)
+    }
+
+    /// Answers its process id on this machine.
+    pub(super) async fn start_process(&self, id: &str, process: &str) -> Result<u32, EngineError> {
+        let request = StartRequest {
+            container_id: id.to_owned(),
+            exec_id: process.to_owned(),
+        };
+        let answer = self.tasks().start(self.request(request)).await;
+        Ok(done("start a process in the task", answer)?.pid)
+    }
+
+    /// Waits for its end; answers its exit code, 137 where it is gone.
+    pub(super) async fn wait_process(&self, id: &str, process: &str) -> Result<u32, EngineError> {
+        let request = WaitRequest {
+            container_id: id.to_owned(),
+            exec_id: process.to_owned(),
+        };
+        let answer = self.tasks().wait(self.request(request)).await;
+        let exit = found("wait for a process of the task", answer)?;
+        Ok(exit.map_or(KILLED, |exit| exit.exit_status))
+    }
+
+    pub(super) async fn kill_process(&self, id: &str, process: &str) -> Result<(), EngineError> {
+        let request = KillRequest {
+            container_id: id.to_owned(),
+            exec_id: process.to_owned(),
+            signal: 9,
+            all: false,
+        };
+        match self.tasks().kill(self.request(request)).await {
+            Err(status) if is_over(&status) => Ok(()),
+            answer => done("kill a process of the task", answer).map(drop),
+        }
+    }
+
+    pub(super) async fn delete_process(&self, id: &str, process: &str) -> Result<(), EngineError> {
+        let request = DeleteProcessRequest {
+            container_id: id.to_owned(),
+            exec_id: process.to_owned(),
+        };
+        let answer = self.tasks().delete_process(self.request(request)).await;
+        found("delete a process of the task", answer).map(drop)
     }
 
     pub(super) async fn update_task(&self, id: &str, resources: Any) -> Result<(), EngineError> {

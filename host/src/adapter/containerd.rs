@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    Adapter, CreateError, EngineError, Event, Sandbox, SandboxSpec, cgroup,
+    Adapter, CreateError, EngineError, Event, Process, ProcessSpec, Sandbox, SandboxSpec, cgroup,
     client::Client,
     dial::Dialer,
     engine::{Engine, unreachable},
@@ -33,6 +33,7 @@ use table::Table;
 
 mod adopt;
 mod create;
+mod exec;
 mod remove;
 mod restart;
 mod table;
@@ -218,6 +219,11 @@ impl Adapter for Containerd {
         let network = held.and_then(|held| lock(&held.network).clone());
         let network = network.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         self.inner.dialer.dial(network.as_ref(), port).await
+    }
+
+    /// A caller who goes away before the answer leaves no process behind.
+    async fn exec(&self, id: &SandboxId, spec: ProcessSpec) -> Result<Process, EngineError> {
+        self.inner.exec(id, spec).await
     }
 
     async fn update(&self, id: &SandboxId, limits: Limits) -> Result<(), EngineError> {

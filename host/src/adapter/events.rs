@@ -10,10 +10,7 @@ use containerd_client::{
 use prost_types::Any;
 use tokio::{sync::watch, time};
 
-use super::{
-    EngineError,
-    client::{Client, KILLED},
-};
+use super::{EngineError, client::Client, process::KILLED};
 use crate::id::SandboxId;
 
 /// Published by the host to itself: containerd sends the head of its answer with the first event only.

@@ -13,16 +13,20 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tempfile::TempDir;
 use tokio::{
+    io::{AsyncWriteExt, DuplexStream},
     net::{TcpListener, TcpStream},
-    sync::broadcast,
+    sync::{broadcast, oneshot},
     task::AbortHandle,
 };
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    Adapter, CreateError, CreatePhases, EngineError, Event, Output, Sandbox, SandboxSpec, Source,
+    Adapter, CreateError, CreatePhases, EngineError, Event, Output, Process, ProcessSpec, Sandbox,
+    SandboxSpec, Source,
 };
 use crate::{config::Limits, id::SandboxId};
 
@@ -41,10 +45,11 @@ pub struct Memory {
 }
 
 struct Held {
-    spec: SandboxSpec,
     sandbox: Sandbox,
-    address: Arc<OnceLock<SocketAddr>>,
+    machine: Machine,
     program: AbortHandle,
+    processes: CancellationToken,
+    _gone: DropGuard,
     scratch: TempDir,
 }
 
@@ -88,7 +93,7 @@ impl fmt::Debug for Memory {
 }
 
 impl Memory {
-    /// Each sandbox runs `program`, whatever its command is.
+    /// Each sandbox, and each process beside a main one, runs `program`: it sees its own command.
     pub fn new(program: Program) -> Arc<Self> {
         Arc::new(Self {
             program,
@@ -124,17 +129,19 @@ impl Memory {
             phases: CreatePhases::default(),
         };
         let machine = Machine {
-            spec: spec.clone(),
+            spec,
             scratch: sandbox.scratch.clone(),
             output: sandbox.output.clone(),
             address: Arc::default(),
             events: self.events.clone(),
         };
+        let processes = CancellationToken::new();
         Held {
-            spec,
             sandbox,
-            address: machine.address.clone(),
+            machine: machine.clone(),
             program: self.start(machine),
+            _gone: processes.clone().drop_guard(),
+            processes,
             scratch,
         }
     }
@@ -181,10 +188,13 @@ impl Adapter for Memory {
 
     async fn restart(&self, id: &SandboxId) -> Result<Sandbox, CreateError> {
         let mut sandboxes = self.lock();
-        let Some(Held { spec, scratch, .. }) = sandboxes.remove(id) else {
+        let Some(Held {
+            machine, scratch, ..
+        }) = sandboxes.remove(id)
+        else {
             return Err(CreateError::Absent { id: id.clone() });
         };
-        let held = self.hold(spec, scratch);
+        let held = self.hold(machine.spec, scratch);
         let sandbox = held.sandbox.clone();
         sandboxes.insert(id.clone(), held);
         Ok(sandbox)
@@ -198,9 +208,45 @@ impl Adapter for Memory {
         let address = {
             let sandboxes = self.lock();
             let held = sandboxes.get(id);
-            held.ok_or(io::ErrorKind::NotFound)?.address.get().copied()
+            held.ok_or(io::ErrorKind::NotFound)?
+                .machine
+                .address
+                .get()
+                .copied()
         };
         TcpStream::connect(address.ok_or(io::ErrorKind::ConnectionRefused)?).await
+    }
+
+    async fn exec(&self, id: &SandboxId, spec: ProcessSpec) -> Result<Process, EngineError> {
+        let output = Arc::new(Output::new(OUTPUT));
+        let (machine, gone) = {
+            let sandboxes = self.lock();
+            let held = sandboxes.get(id).ok_or_else(|| EngineError::Refused {
+                what: "start a process",
+                message: format!("sandbox {id} does not run"),
+            })?;
+            let mut machine = held.machine.clone();
+            machine.spec.command = Some(spec.command);
+            machine.spec.terminal = spec.terminal;
+            machine.output = output.clone();
+            (machine, held.processes.clone())
+        };
+        let (reader, writer) = tokio::io::duplex(OUTPUT);
+        tokio::spawn(forward(output.follow().1, writer));
+        let (told, exit) = oneshot::channel();
+        let leash = CancellationToken::new();
+        let guard = leash.clone().drop_guard();
+        let program = (self.program)(machine);
+        tokio::spawn(async move {
+            tokio::select! {
+                // Whoever is no longer there does not need to know.
+                code = program => drop(told.send(code)),
+                () = leash.cancelled() => {}
+                () = gone.cancelled() => {}
+            }
+            output.close();
+        });
+        Ok(Process::new(vec![Box::new(reader)], exit, guard))
     }
 
     async fn update(&self, _id: &SandboxId, _limits: Limits) -> Result<(), EngineError> {
@@ -225,5 +271,14 @@ impl Adapter for Memory {
 
     fn events(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
+    }
+}
+
+/// Writes what a process prints to whoever reads it, until either ends.
+async fn forward(mut feed: broadcast::Receiver<Bytes>, mut writer: DuplexStream) {
+    while let Ok(chunk) = feed.recv().await {
+        if chunk.is_empty() || writer.write_all(&chunk).await.is_err() {
+            return;
+        }
     }
 }

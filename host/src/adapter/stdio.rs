@@ -1,7 +1,8 @@
 //! What a sandbox's main process writes: FIFOs read into an [`Output`].
 
 use std::{
-    io,
+    fs::File,
+    io::{self, Write},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -20,8 +21,13 @@ use super::Output;
 const KEPT: usize = 256 * 1024;
 const CHUNK: usize = 16 * 1024;
 
-/// The FIFOs of one sandbox. A terminal has one for both streams.
+/// What ends a terminal's input for whoever reads it next: the character that Ctrl-D types.
+const END_OF_INPUT: &[u8] = b"\x04";
+
+/// The FIFOs of one sandbox, or of one process in it. A terminal has one for both streams.
 pub(super) struct Stdio {
+    /// Of a process with a terminal: its input.
+    pub(super) stdin: Option<PathBuf>,
     pub(super) stdout: PathBuf,
     pub(super) stderr: Option<PathBuf>,
 }
@@ -29,8 +35,18 @@ pub(super) struct Stdio {
 impl Stdio {
     pub(super) fn new(dir: &Path, terminal: bool) -> Self {
         Self {
+            stdin: None,
             stdout: dir.join("stdout"),
             stderr: (!terminal).then(|| dir.join("stderr")),
+        }
+    }
+
+    /// Those of a process beside the main one.
+    pub(super) fn of_process(dir: &Path, process: &str, terminal: bool) -> Self {
+        Self {
+            stdin: terminal.then(|| dir.join(format!("{process}.stdin"))),
+            stdout: dir.join(format!("{process}.stdout")),
+            stderr: (!terminal).then(|| dir.join(format!("{process}.stderr"))),
         }
     }
 
@@ -47,19 +63,43 @@ impl Stdio {
         Ok(())
     }
 
-    /// Reads the FIFOs until the last writer or the reader is gone. The senders keep them open until
-    /// containerd's shim has opened its own end; drop them then.
+    /// Reads the FIFOs until the last writer or the reader is gone. For the senders see [`Stdio::open`].
     pub(super) fn read(&self) -> io::Result<(Reader, Vec<Sender>)> {
-        let mut receivers = Vec::new();
-        let mut senders = Vec::new();
-        for path in self.paths() {
-            receivers.push(OpenOptions::new().open_receiver(path)?);
-            senders.push(OpenOptions::new().open_sender(path)?);
-        }
+        let (receivers, senders) = self.open()?;
         Ok((pump(receivers), senders))
     }
 
+    /// Opens the FIFOs. The senders keep them open until containerd's shim has opened its own end; drop them then.
+    pub(super) fn open(&self) -> io::Result<(Vec<Receiver>, Vec<Sender>)> {
+        let mut receivers = Vec::new();
+        let mut senders = Vec::new();
+        for path in self.outputs() {
+            receivers.push(OpenOptions::new().open_receiver(path)?);
+            senders.push(OpenOptions::new().open_sender(path)?);
+        }
+        if let Some(path) = &self.stdin {
+            // Nobody types: a program that asks all the same is not to wait for it.
+            let mut input = File::options().read(true).write(true).open(path)?;
+            input.write_all(END_OF_INPUT)?;
+            senders.push(Sender::from_file(input)?);
+        }
+        Ok((receivers, senders))
+    }
+
+    /// Removes the FIFOs. Succeeds where one is gone.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        self.paths()
+            .try_for_each(|path| match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            })
+    }
+
     fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.outputs().chain(self.stdin.as_deref())
+    }
+
+    fn outputs(&self) -> impl Iterator<Item = &Path> {
         std::iter::once(self.stdout.as_path()).chain(self.stderr.as_deref())
     }
 }

@@ -14,5 +14,6 @@ mod network;
 mod node;
 #[path = "../support/number.rs"]
 mod number;
+mod process;
 mod remove;
 mod traces;
