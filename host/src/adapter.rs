@@ -35,6 +35,7 @@ mod dial;
 mod engine;
 mod events;
 mod network;
+mod program;
 mod rootfs;
 mod seccomp;
 mod slots;

@@ -13,13 +13,14 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::slots::remove_dir;
+use super::{
+    program::{LIMIT, run},
+    slots::remove_dir,
+};
 use crate::{config::Sandboxes, sys};
 use firewall::Firewall;
-use program::{LIMIT, run};
 
 mod firewall;
-mod program;
 
 /// How long rules are taken to be there once they were put in place, which costs a dozen processes.
 const GUARDED: Duration = Duration::from_secs(2);

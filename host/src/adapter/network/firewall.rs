@@ -4,7 +4,7 @@
 
 use std::{io, path::Path, process::Command};
 
-use super::program::{LIMIT, run};
+use crate::adapter::program::{LIMIT, run};
 
 /// One rule of a chain that others own too.
 struct Hook {

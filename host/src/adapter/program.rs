@@ -1,4 +1,4 @@
-//! The programs behind a network: fed, bounded in time, and quoted when they fail.
+//! The programs behind networks and disks: fed, bounded in time, and quoted when they fail.
 
 use std::{
     io::{self, Write},
@@ -12,7 +12,7 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open},
 };
 
-/// A plugin or iptables ends within this, also on a busy machine; it is killed then.
+/// A plugin, iptables or mke2fs ends within this, also on a busy machine; it is killed then.
 pub(super) const LIMIT: Duration = Duration::from_secs(10);
 
 /// Runs `command` with `input`, both smaller than a pipe, and answers what it prints.
