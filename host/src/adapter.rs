@@ -32,6 +32,7 @@ pub mod process;
 mod cgroup;
 mod client;
 mod dial;
+mod disk;
 mod engine;
 mod events;
 mod network;
@@ -116,7 +117,7 @@ pub struct SandboxSpec {
     pub env: Vec<(String, String)>,
     /// Where the main process starts; `None` takes the image's.
     pub working_dir: Option<PathBuf>,
-    /// Directories and files of the host, and of the sandbox's own tmpfs, to be seen inside.
+    /// Directories and files of the host, and of the sandbox's own scratch, to be seen inside.
     pub mounts: Vec<Mount>,
     /// Limits of this sandbox, within those of its class.
     pub limits: Limits,
@@ -142,7 +143,7 @@ pub struct Mount {
 pub enum Source {
     /// A directory or file of the host.
     Host(PathBuf),
-    /// A directory of this name in the sandbox's own bounded tmpfs, see [`Sandbox::scratch`].
+    /// A directory of this name in the sandbox's own bounded scratch, see [`Sandbox::scratch`].
     Scratch(String),
 }
 
@@ -153,7 +154,7 @@ pub struct Sandbox {
     pub id: SandboxId,
     /// As in its [`SandboxSpec`].
     pub labels: BTreeMap<String, String>,
-    /// The host's path of the tmpfs that it may write to. Hostile: open beneath it only.
+    /// The host's path of its scratch: a tmpfs, or on disk with its root. Hostile: open beneath it only.
     pub scratch: PathBuf,
     /// What its main process writes to standard output and error, the latest part of it.
     pub output: Arc<Output>,

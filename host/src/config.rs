@@ -176,8 +176,11 @@ pub struct Class {
     pub outbound: Outbound,
     /// What of the root file system it may write.
     pub root: Root,
-    /// Size of the tmpfs that it may write to. MiB; default 64.
+    /// Size of the tmpfs that it may write to, where its root is not on disk. MiB; default 64.
     pub scratch_mib: u64,
+    /// What it may write to the disk, where its root is there: reserved at its start, half of what is free at most.
+    /// MiB; default 4,096; 0 is no limit.
+    pub disk_mib: u64,
     /// Processes and threads, at most. Default 512.
     #[serde(rename = "pids.max")]
     pub pids_max: i64,
@@ -218,7 +221,7 @@ pub enum Root {
     ReadOnly,
     /// All of it, into the sandbox's bounded tmpfs.
     Tmpfs,
-    /// All of it, into a folder under `state_dir`.
+    /// All of it, into a file system of its own under `state_dir`, with what else it may write.
     Disk,
 }
 
@@ -315,6 +318,7 @@ impl Default for Class {
             outbound: Outbound::Nat,
             root: Root::ReadOnly,
             scratch_mib: 64,
+            disk_mib: 4096,
             pids_max: 512,
             cpu_weight: 100,
             cpu_max: None,
@@ -334,8 +338,6 @@ fn default_classes() -> BTreeMap<ClassName, Class> {
     };
     let build = Class {
         root: Root::Disk,
-        // Holds the source and the artifact.
-        scratch_mib: 1024,
         pids_max: 4096,
         cpu_weight: 50,
         ..Class::default()
@@ -455,6 +457,11 @@ impl Config {
                     "0".into(),
                     "1 or more",
                 );
+            }
+            // What a file system needs for itself is a part of it.
+            if (1..32).contains(&class.disk_mib) {
+                let name = format!("class.{name}.disk_mib");
+                return wrong(&name, class.disk_mib.to_string(), "0, or 32 or more");
             }
         }
         for (name, dir) in [("state_dir", &self.state_dir), ("run_dir", &self.run_dir)] {

@@ -5,7 +5,7 @@
 //! <run_dir>/sandboxes/<id>/scratch   bounded tmpfs: what the sandbox may write, and the overlay's upper
 //! <run_dir>/sandboxes/<id>/etc       resolv.conf, hosts, hostname
 //! <run_dir>/sandboxes/<id>/stdout    FIFO, and stderr
-//! <state_dir>/sandboxes/<id>         the overlay's upper of a root on disk
+//! <state_dir>/sandboxes/<id>/volume  bounded part of the disk: takes the place of the tmpfs where the root is on disk
 //! ```
 
 use std::{
@@ -21,11 +21,11 @@ use std::{
 use opr_images::mount::{Upper, mount_rootfs};
 use rustix::{
     fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2},
-    mount::{MountFlags, MountPropagationFlags, mount, mount_change},
+    mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change},
 };
 
 use super::{
-    SandboxSpec, Source,
+    SandboxSpec, Source, disk,
     slots::{Slot, detach, remove_dir},
     stdio::Stdio,
 };
@@ -51,6 +51,10 @@ impl Folders {
         self.dir.join("rootfs")
     }
 
+    fn volume(&self) -> PathBuf {
+        self.disk.join("volume")
+    }
+
     pub(super) fn scratch(&self) -> PathBuf {
         self.dir.join("scratch")
     }
@@ -67,12 +71,17 @@ impl Folders {
         make_dir(&self.dir, 0o711)?;
         self.make_etc(spec, class.outbound)?;
         Stdio::new(&self.dir, spec.terminal).create()?;
-        self.mount_scratch(class)?;
+        make_dir(&self.scratch(), 0o711)?;
         let writable = match class.root {
-            Root::Disk => self.disk.clone(),
-            Root::ReadOnly | Root::Tmpfs => self.scratch(),
+            Root::Disk => {
+                self.mount_volume(class)?;
+                self.volume()
+            }
+            Root::ReadOnly | Root::Tmpfs => {
+                self.mount_scratch(class)?;
+                self.scratch()
+            }
         };
-        make_dir(&writable, 0o711)?;
         let (upper, work) = (writable.join(".upper"), writable.join(".work"));
         make_dir(&upper, 0o755)?;
         chown(&upper, Some(slot.first_id), Some(slot.first_id))?;
@@ -94,13 +103,28 @@ impl Folders {
     pub(super) fn remove(&self) -> io::Result<()> {
         detach(&self.rootfs())?;
         detach(&self.scratch())?;
+        detach(&self.volume())?;
         remove_dir(&self.dir)?;
         remove_dir(&self.disk)
     }
 
+    /// The sandbox's part of the disk, and the scratch in it: what is written costs no memory.
+    fn mount_volume(&self, class: &Class) -> io::Result<()> {
+        let (volume, scratch) = (self.volume(), self.scratch());
+        make_dir(&self.disk, 0o711)?;
+        make_dir(&volume, 0o711)?;
+        if class.disk_mib > 0 {
+            disk::mount(&self.disk, &volume, class.disk_mib)?;
+            mount_change(&volume, MountPropagationFlags::PRIVATE)?;
+        }
+        let inside = volume.join(".scratch");
+        make_dir(&inside, 0o711)?;
+        mount_bind(&inside, &scratch)?;
+        Ok(mount_change(&scratch, MountPropagationFlags::PRIVATE)?)
+    }
+
     fn mount_scratch(&self, class: &Class) -> io::Result<()> {
         let scratch = self.scratch();
-        make_dir(&scratch, 0o711)?;
         // One file for every 4 KiB, the size of its first page: small files hit both bounds alike.
         let options = format!(
             "mode=0711,size={}m,nr_inodes={}",
@@ -113,7 +137,7 @@ impl Folders {
         Ok(mount_change(&scratch, MountPropagationFlags::PRIVATE)?)
     }
 
-    /// The folders in the sandbox's tmpfs that it has mounted, its main user's own.
+    /// The folders in the sandbox's scratch that it has mounted, its main user's own.
     fn make_shared(&self, spec: &SandboxSpec, owner: (u32, u32)) -> io::Result<()> {
         let mut folders = vec![(".shm", 0o1777)];
         for mount in &spec.mounts {

@@ -10,7 +10,7 @@ use std::{
 use serde::Serialize;
 
 use super::{Session, client::Client, output::table};
-use crate::config::{Config, Outbound};
+use crate::config::{Class, Config, Outbound, Root};
 
 mod checks;
 
@@ -82,6 +82,17 @@ pub(super) async fn run(session: &Session) -> anyhow::Result<ExitCode> {
         .any(|class| class.outbound == Outbound::Nat)
     {
         found.extend(outbound(config));
+    }
+    let is_bounded = |class: &Class| class.root == Root::Disk && class.disk_mib > 0;
+    if config.class.values().any(is_bounded) {
+        found.push(checks::program(
+            "e2fsprogs",
+            "-V",
+            find("mke2fs").as_deref(),
+        ));
+        found.push(checks::loop_devices(
+            Path::new("/dev/loop-control").exists(),
+        ));
     }
     found.push(checks::disk(&config.state_dir, free_mib(&config.state_dir)));
     found.push(checks::secret(&config.executor.secret));

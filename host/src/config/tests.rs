@@ -42,6 +42,10 @@ fn a_wrong_value_names_itself_and_what_is_accepted() {
         "[class.a]\n'cpu.weight' = 0",
         "class.a.cpu.weight is \"0\", but must be from 1 to 10000",
     );
+    check(
+        "[class.a]\ndisk_mib = 1",
+        "class.a.disk_mib is \"1\", but must be 0, or 32 or more",
+    );
     check("state_dir = 'here'", "must be an absolute path");
     check(
         "[class.a]\noutbound = 'all'",

@@ -37,12 +37,34 @@ async fn a_root_on_disk_takes_changes_and_loses_them_with_the_sandbox() {
     assert_eq!(exit_of(&mut events, &spec.id).await, 0);
     assert_eq!(made.output.tail(), b"changed\n/new\nfits\n");
     let disk = node.config.state_dir.join("sandboxes/first");
-    let big = fs::metadata(disk.join(".upper/new/big")).unwrap();
+    let big = fs::metadata(disk.join("volume/.upper/new/big")).unwrap();
     assert_eq!(big.len(), 16 << 20);
     node.adapter.delete(&spec.id).await.unwrap();
     assert!(!disk.exists());
     let seen = output_of(&node, sandbox("second", "build", &["cat", "/etc/passwd"])).await;
     assert!(seen.contains("root:x:0:0"), "the image was changed: {seen}");
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_root_on_disk_has_a_size_for_all_that_is_written() {
+    if !is_able() {
+        return;
+    }
+    let node = Node::start_with(|config| {
+        let class = config.class.get_mut(&ClassName::try_new("build").unwrap());
+        class.unwrap().disk_mib = 48;
+    })
+    .await;
+    // Root and scratch share it, and filling it is an error of the program's, without a cost in memory.
+    let fill = "fill() { dd if=/dev/zero of=$1 bs=1024k count=$2 2>/dev/null && echo fits || echo full; }; \
+        fill /tmp/one 30; fill /two 30; rm /tmp/one; fill /three 20; fill /tmp/four 200";
+    let mut spec = sandbox("fills", "build", &["sh", "-c", fill]);
+    spec.mounts = vec![tmp()];
+    spec.limits.memory_bytes = 16 << 20;
+    let seen = output_of(&node, spec).await;
+    assert_eq!(seen, "fits\nfull\nfits\nfull\n");
+    assert!(!node.config.state_dir.join("sandboxes/fills").exists());
     node.end().await;
 }
 
@@ -86,9 +108,8 @@ async fn a_terminal_and_a_pipe_are_read_on_after_a_restart() {
 /// Where 16 MiB do not fit into memory.
 async fn small_scratch() -> Node {
     Node::start_with(|config| {
-        for name in ["runtime", "build"] {
-            let class = config.class.get_mut(&ClassName::try_new(name).unwrap());
-            class.unwrap().scratch_mib = 8;
+        for class in config.class.values_mut() {
+            class.scratch_mib = 8;
         }
     })
     .await

@@ -177,6 +177,16 @@ pub(super) fn resolvers(text: &str) -> Check {
     }
 }
 
+/// What a root on disk with a size is made of.
+pub(super) fn loop_devices(are_there: bool) -> Check {
+    if are_there {
+        Check::ok("loop devices", "in the kernel")
+    } else {
+        let remedy = "modprobe loop, or set disk_mib = 0 for the classes with root = \"disk\"";
+        Check::fail("loop devices", "not in the kernel", remedy)
+    }
+}
+
 pub(super) fn disk(folder: &Path, free_mib: Option<u64>) -> Check {
     let shown = folder.display();
     match free_mib {
@@ -290,6 +300,7 @@ mod tests {
     fn what_is_missing_is_named() {
         check(&user_namespaces(Some(0)), Status::Fail);
         check(&overlay("nodev\tproc\n"), Status::Fail);
+        check(&loop_devices(false), Status::Fail);
         check(&program("runc", "--version", None), Status::Fail);
         check(&runtime("io.containerd.none.v1", None), Status::Fail);
         check(&secret(""), Status::Warn);
