@@ -2,15 +2,18 @@
 //!
 //! What happens behind a route is `executor`'s; here a request becomes a call, and its end an answer.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
 use crate::{
     executor::{
         Executor,
+        command::{CommandError, Written},
         execution::{Answer, ExecuteError, Execution, StartError},
-        instance::{InstanceInfo, InstanceSpec},
+        instance::InstanceInfo,
+        setup::Creation,
+        transcript::Reader,
     },
     id::InstanceId,
 };
@@ -27,9 +30,18 @@ mod reply;
 #[async_trait]
 pub trait Instances: Send + Sync + 'static {
     /// See [`Executor::create`].
-    async fn create(&self, spec: InstanceSpec) -> Result<InstanceInfo, Arc<StartError>>;
+    async fn create(&self, creation: Creation) -> Result<InstanceInfo, Arc<StartError>>;
     /// See [`Executor::execute`].
     async fn execute(&self, execution: Execution) -> Result<Answer, ExecuteError>;
+    /// See [`Executor::command`].
+    async fn command(
+        &self,
+        id: &InstanceId,
+        line: &str,
+        timeout: Option<Duration>,
+    ) -> Result<Written, CommandError>;
+    /// See [`Executor::follow`].
+    async fn follow(&self, id: &InstanceId) -> Option<Reader>;
     /// See [`Executor::list`].
     fn list(&self) -> Vec<InstanceInfo>;
     /// See [`Executor::get`].
@@ -40,12 +52,25 @@ pub trait Instances: Send + Sync + 'static {
 
 #[async_trait]
 impl Instances for Arc<Executor> {
-    async fn create(&self, spec: InstanceSpec) -> Result<InstanceInfo, Arc<StartError>> {
-        Executor::create(self, spec).await
+    async fn create(&self, creation: Creation) -> Result<InstanceInfo, Arc<StartError>> {
+        Executor::create(self, creation).await
     }
 
     async fn execute(&self, execution: Execution) -> Result<Answer, ExecuteError> {
         Executor::execute(self, execution).await
+    }
+
+    async fn command(
+        &self,
+        id: &InstanceId,
+        line: &str,
+        timeout: Option<Duration>,
+    ) -> Result<Written, CommandError> {
+        Executor::command(self, id, line, timeout).await
+    }
+
+    async fn follow(&self, id: &InstanceId) -> Option<Reader> {
+        Executor::follow(self, id).await
     }
 
     fn list(&self) -> Vec<InstanceInfo> {

@@ -30,6 +30,7 @@ use crate::{
 
 mod artifact;
 mod cleaning;
+pub mod client;
 pub mod code;
 mod error;
 mod log;

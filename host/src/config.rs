@@ -120,6 +120,13 @@ pub struct Storage {
     pub build_cache: Option<Device>,
 }
 
+impl Storage {
+    /// The device of builds' caches.
+    pub fn build_cache_device(&self) -> &Device {
+        self.build_cache.as_ref().unwrap_or(&self.device)
+    }
+}
+
 /// What is pulled at the start, in the background.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -14,13 +14,17 @@ use std::{
 use tokio::{sync::broadcast::error::RecvError, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub mod command;
 pub mod execution;
 pub mod instance;
 pub mod job;
 pub mod journal;
+pub mod setup;
+pub mod transcript;
 
 mod connection;
 mod dispatch;
+mod follow;
 mod logs;
 mod make;
 mod pool;
@@ -40,8 +44,10 @@ use execution::{Answer, ExecuteError, Execution, Exit, Start, StartError};
 use instance::{InstanceInfo, InstanceSpec};
 use journal::{Journal, Stream};
 use pool::{Claim, Facts, Instance, Made, Pool};
+use setup::{Creation, Setup};
 use source::Sources;
 use state::{End, Stage};
+use transcript::Transcript;
 
 /// How long after a kill the word of its reason may come, and after an exit the last of the output.
 const REASON_PATIENCE: Duration = Duration::from_millis(100);
@@ -58,6 +64,8 @@ pub struct Executor {
     sources: Sources,
     pool: Pool,
     jobs: Mutex<HashMap<SandboxId, Arc<job::Notice>>>,
+    /// Those of instances that have ended a moment ago.
+    transcripts: Mutex<HashMap<InstanceId, Arc<Transcript>>>,
     /// Executions that were let in.
     executions: TaskTracker,
     /// All that goes on in the background.
@@ -90,6 +98,7 @@ impl Executor {
             sources,
             pool: Pool::default(),
             jobs: Mutex::default(),
+            transcripts: Mutex::default(),
             executions: TaskTracker::new(),
             tasks: TaskTracker::new(),
             is_stopping: AtomicBool::new(false),
@@ -108,44 +117,20 @@ impl Executor {
         &self.journal
     }
 
-    /// Makes an instance; answers when its main process runs. Goes on where the caller goes away.
+    /// Makes an instance; answers when its main process runs and it is set up. Goes on where the caller goes away.
     ///
     /// # Errors
     /// See [`StartError`].
     pub async fn create(
         self: &Arc<Self>,
-        spec: InstanceSpec,
+        creation: Creation,
     ) -> Result<InstanceInfo, Arc<StartError>> {
-        if self.is_stopping.load(Ordering::SeqCst) {
-            return Err(StartError::Stopping.into());
-        }
-        let id = spec.id.clone();
-        let instance = self.pool.add(self.new_instance(&spec)).map_err(|found| {
-            let is_pending = found.stage().is_to_come();
-            StartError::Conflict { id, is_pending }
-        })?;
-        self.begin(&instance, spec);
-        let mut states = instance.state.subscribe();
-        let state = states
-            .wait_for(|state| !state.stage().is_to_come())
-            .await
-            .expect("the instance lives as long as it is borrowed");
-        match state.stage().clone() {
-            Stage::Restarting | Stage::Pending | Stage::Running | Stage::Ready => {
-                drop(state);
-                Ok(instance.info())
-            }
-            Stage::Ended(End::Failed(error)) => Err(error),
-            Stage::Ended(End::Exited(exit)) => Err(StartError::Exited {
-                id: instance.facts.id.clone(),
-                exit,
-            }
-            .into()),
-            Stage::Ended(End::Deleted) => Err(StartError::Deleted {
-                id: instance.facts.id.clone(),
-            }
-            .into()),
-        }
+        let executor = self.clone();
+        let work = self
+            .tasks
+            .spawn(async move { executor.add(creation).await });
+        work.await
+            .expect("making an instance does not panic, and nobody aborts it")
     }
 
     /// Runs one request in its instance, making that first where it has to.
@@ -317,7 +302,7 @@ impl Executor {
             }
             Claim::Added(instance) => {
                 let spec = spec.expect("an instance was made of it").clone();
-                self.begin(&instance, spec);
+                self.begin(&instance, spec, None);
                 (instance, Start::Cold)
             }
             Claim::Absent if spec.is_some() => {
@@ -408,9 +393,15 @@ impl Executor {
         )
     }
 
-    fn begin(self: &Arc<Self>, instance: &Arc<Instance>, spec: InstanceSpec) {
+    fn begin(
+        self: &Arc<Self>,
+        instance: &Arc<Instance>,
+        spec: InstanceSpec,
+        setup: Option<Arc<dyn Setup>>,
+    ) {
         self.metrics.instances.inc();
-        self.tasks.spawn(self.clone().make(instance.clone(), spec));
+        self.tasks
+            .spawn(self.clone().make(instance.clone(), spec, setup));
     }
 
     /// Ends an instance: nothing more is let in, and what it has is removed in the background.
@@ -422,6 +413,8 @@ impl Executor {
             End::Exited(_) => "exited",
             End::Deleted => "deleted",
         };
+        // Before it is no longer found, so that a reader finds either.
+        self.keep_transcript(instance);
         let is_first = instance.step(|state| state.end(end).then_some(()).ok_or(()));
         if is_first.is_err() {
             return;
@@ -502,14 +495,15 @@ impl Executor {
         let instance = Instance::new(facts, sandbox.id.clone(), concurrency);
         let output = sandbox.output.clone();
         let source = self.sources.of_labels(&sandbox.labels);
-        let made = Made::new(sandbox, source, Duration::ZERO, Instant::now());
+        let made = Made::new(sandbox, source, Duration::ZERO);
         instance.made.set(made).expect("set once");
+        instance.took.set(Duration::ZERO).expect("set once");
         let started = instance.step(|state| state.started(Instant::now()));
         started.expect("a new instance is pending");
         let instance = self.pool.add(instance).expect("its name was free");
         tracing::info!(instance = %instance.facts.id, sandbox = %instance.sandbox_id, "instance was adopted");
         self.metrics.instances.inc();
-        self.follow_output(&instance, output);
+        self.follow_output(&instance, output, true);
     }
 
     async fn follow_events(

@@ -84,6 +84,10 @@ id! {
     /// A class of sandboxes, as in `[class.build]` of `opr.toml`.
     ClassName, "class name", 32
 }
+id! {
+    /// What clients of the executor API call a build's cache.
+    CacheKey, "cacheKey", 128
+}
 
 fn is_name(text: &str, max: usize) -> bool {
     let mut bytes = text.bytes();

@@ -14,7 +14,7 @@ use crate::{
         node::{NodeApi, wire::NodeInfo},
         server::{Address, BindError, Server},
     },
-    build::{Builds, CodeCache, Parts, code::CodeError},
+    build::{Builds, CodeCache, Parts, client::ClientBuilds, code::CodeError},
     config::{Config, Pull},
     executor::{Executor, execution::Body},
     function::{Catalog, Store, StoreError, catalog::CatalogError},
@@ -69,6 +69,7 @@ pub struct Node {
     adapter: Arc<Containerd>,
     executor: Arc<Executor>,
     builds: Builds,
+    client_builds: ClientBuilds,
     store: Store,
     metrics: Arc<Metrics>,
     images: Vec<Reference>,
@@ -96,10 +97,16 @@ impl Node {
         let storage = Storage::open(&config.state_dir)?;
         let code = CodeCache::new(&config.state_dir)?;
         let objects = Objects::new(&config.storage.device)?;
+        let caches = Objects::new(config.storage.build_cache_device())?;
         let adapter = Containerd::start(config.clone()).await?;
         let metrics = Arc::<Metrics>::default();
-        let executor =
-            Executor::start(config.clone(), adapter.clone(), metrics.clone(), objects).await?;
+        let executor = Executor::start(
+            config.clone(),
+            adapter.clone(),
+            metrics.clone(),
+            objects.clone(),
+        )
+        .await?;
         let parts = Parts {
             executor: executor.clone(),
             store: store.clone(),
@@ -111,11 +118,17 @@ impl Node {
             path: config.state_dir.join("builds"),
             source,
         })?;
+        let staging = |source| StartError::Folder {
+            path: config.state_dir.join("staging"),
+            source,
+        };
+        let client_builds = ClientBuilds::new(&config, objects, caches).map_err(staging)?;
         Ok(Self {
             config,
             adapter,
             executor,
             builds,
+            client_builds,
             store,
             metrics,
             images,
@@ -143,27 +156,20 @@ impl Node {
     /// # Errors
     /// Something could not be removed.
     pub async fn run(self, stop: CancellationToken) -> Result<(), EngineError> {
-        let info = self.info();
+        let removal = CancellationToken::new();
+        let node_api = self.node_api(removal.clone());
         let Self {
             config,
             adapter,
             executor,
             builds,
+            client_builds,
             store,
             metrics,
             images,
             ..
         } = self;
-        let removal = CancellationToken::new();
-        let node_api = NodeApi {
-            config: config.clone(),
-            info,
-            executor: executor.clone(),
-            builds: builds.clone(),
-            store: store.clone(),
-            removal: removal.clone(),
-        };
-        let executor_api = executor_api(config.clone(), executor.clone(), metrics);
+        let executor_api = executor_api(config.clone(), executor.clone(), client_builds, metrics);
         let gateway = Gateway::new(lookup(store, builds.clone()), Arc::new(executor.clone()));
         let gateway = service(gateway, |gateway, request| async move {
             gateway.answer(request).await
@@ -206,11 +212,25 @@ impl Node {
 fn executor_api(
     config: Arc<Config>,
     executor: Arc<Executor>,
+    builds: ClientBuilds,
     metrics: Arc<Metrics>,
 ) -> ExecutorApi {
     let instances = Arc::new(executor.clone());
-    ExecutorApi::new(config, instances, move || metrics.text())
+    ExecutorApi::new(config, instances, builds, move || metrics.text())
         .with_usage(move |id| executor.cpu_usage(id))
+}
+
+impl Node {
+    fn node_api(&self, removal: CancellationToken) -> NodeApi {
+        NodeApi {
+            config: self.config.clone(),
+            info: self.info(),
+            executor: self.executor.clone(),
+            builds: self.builds.clone(),
+            store: self.store.clone(),
+            removal,
+        }
+    }
 }
 
 /// What a server calls for each request to `api`.

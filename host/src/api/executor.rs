@@ -18,6 +18,7 @@ mod error;
 mod execute;
 mod form;
 mod health;
+mod logs;
 mod memory;
 mod params;
 mod route;
@@ -39,7 +40,16 @@ use super::{
     Instances,
     reply::{empty, json, text},
 };
-use crate::{config::Config, executor::execution::Body, id::InstanceId};
+use crate::{
+    build::client::ClientBuilds,
+    config::Config,
+    executor::{
+        command::Written,
+        execution::Body,
+        setup::{Creation, Setup},
+    },
+    id::InstanceId,
+};
 
 /// The text of `/metrics`.
 type Metrics = Box<dyn Fn() -> String + Send + Sync>;
@@ -50,6 +60,7 @@ type Usage = Box<dyn Fn(&InstanceId) -> Option<f64> + Send + Sync>;
 pub struct ExecutorApi {
     config: Arc<Config>,
     instances: Arc<dyn Instances>,
+    builds: ClientBuilds,
     metrics: Metrics,
     usage: Usage,
     cpu: HostCpu,
@@ -61,12 +72,14 @@ impl ExecutorApi {
     pub fn new(
         config: Arc<Config>,
         executor: Arc<dyn Instances>,
+        builds: ClientBuilds,
         metrics: impl Fn() -> String + Send + Sync + 'static,
     ) -> Self {
         Self {
             memory: Memory::new(config.executor.buffer_mib),
             config,
             instances: executor,
+            builds,
             metrics: Box::new(metrics),
             usage: Box::new(|_| None),
             cpu: HostCpu::new(),
@@ -127,8 +140,8 @@ impl ExecutorApi {
             Route::Delete(id) => self.delete(id).await,
             Route::Create => self.create(&head.headers, body).await,
             Route::Execute(id) => self.execute(id, &head.headers, body).await,
-            Route::Logs(id) => not_yet(id, "Log streams"),
-            Route::Commands(id) => not_yet(id, "Commands"),
+            Route::Logs(id) => self.logs(id, head.uri.query()).await,
+            Route::Commands(id) => self.command(id, &head.headers, body).await,
         }
     }
 
@@ -162,17 +175,60 @@ impl ExecutorApi {
 
     async fn create(&self, headers: &HeaderMap, body: Body) -> Result<Response<Body>, ApiError> {
         let (began, clock) = (SystemTime::now(), Instant::now());
-        let mut held = self.memory.hold();
-        let mut params = parameters(headers, body, &mut held).await?;
-        let Create { spec, is_removed } = Create::read(&mut params, &self.config)?;
-        let id = spec.id.clone();
-        let created = self.instances.create(spec).await;
-        created.map_err(|error| ApiError::create(&error))?;
-        let answer = Created::new(began, clock.elapsed());
-        if is_removed {
-            self.instances.delete(&id).await;
-        }
+        let mut params = parameters(headers, body, &mut self.memory.hold()).await?;
+        let Create {
+            spec,
+            order,
+            is_removed,
+        } = Create::read(&mut params, &self.config)?;
+        let build = order.map(|order| self.builds.build(order));
+        let creation = Creation {
+            spec,
+            setup: build.clone().map(|build| build as Arc<dyn Setup>),
+            is_removed,
+        };
+        let created = self.instances.create(creation).await;
+        created.map_err(|error| match build {
+            Some(_) => ApiError::build(&error),
+            None => ApiError::create(&error),
+        })?;
+        let outcome = build.as_ref().and_then(|build| build.outcome());
+        let answer = Created::new(began, clock.elapsed(), outcome);
         Ok(json(StatusCode::CREATED, &answer))
+    }
+
+    async fn logs(&self, id: String, query: Option<&str>) -> Result<Response<Body>, ApiError> {
+        let id = path_id(id)?;
+        let mut params = Params(form::urlencoded(query.unwrap_or_default().as_bytes()));
+        let limit = logs::limit(&mut params)?;
+        let reader = self.instances.follow(&id).await;
+        let reader = reader.ok_or_else(|| {
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            let message = "Runtime not ready. Container not found.";
+            ApiError::new(status, "general_unknown", message)
+        })?;
+        logs::stream(reader, limit).await
+    }
+
+    async fn command(
+        &self,
+        id: String,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<Response<Body>, ApiError> {
+        let mut params = parameters(headers, body, &mut self.memory.hold()).await?;
+        let id = path_id(id)?;
+        let line = params.required("command", params::text(1024, 1))?;
+        let limit = create::seconds(params.optional("timeout", params::int)?);
+        let line = cold::no_nul("command", &line)?;
+        let written = self.instances.command(&id, line, limit).await;
+        let Written { stdout, stderr } = written.map_err(|error| ApiError::command(&error))?;
+        let output = [stdout, stderr].concat();
+        let output = String::from_utf8_lossy(&output);
+        Ok(json(
+            StatusCode::OK,
+            &serde_json::json!({ "output": output }),
+        ))
     }
 
     async fn execute(
@@ -203,15 +259,6 @@ fn path_id(id: String) -> Result<InstanceId, ApiError> {
     let text = params::text(64, 1)(value::Value::Text(id.into_bytes()))
         .map_err(|description| ParamError::Invalid { name, description })?;
     instance_id(&text)
-}
-
-fn not_yet(id: String, what: &str) -> Result<Response<Body>, ApiError> {
-    path_id(id)?;
-    Err(ApiError::new(
-        StatusCode::NOT_IMPLEMENTED,
-        "general_not_implemented",
-        format!("{what} are not offered by this node yet."),
-    ))
 }
 
 /// The key is the second word of the header, whatever the first; words are split at single spaces.

@@ -14,7 +14,7 @@ use rustix::{
 };
 
 /// The archive that `helpers/build.sh` writes, whatever its compression.
-const FILE: &str = "code.tar.gz";
+pub(super) const ARCHIVE: &str = "code.tar.gz";
 /// How many names a message shows.
 const SHOWN: usize = 20;
 
@@ -22,30 +22,45 @@ const SHOWN: usize = 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ArtifactError {
     /// The build wrote none.
-    #[error("the build ended well, but wrote no {FILE}")]
-    Missing,
+    #[error("the build ended well, but wrote no {file}")]
+    Missing {
+        /// The file's name.
+        file: &'static str,
+    },
     /// It is a link, a FIFO, a directory or the like.
-    #[error("the build wrote a {FILE} that is no regular file")]
-    Special,
+    #[error("the build wrote a {file} that is no regular file")]
+    Special {
+        /// The file's name.
+        file: &'static str,
+    },
     /// It is too large.
-    #[error("the build's {FILE} has {size} bytes, more than the {limit} that are accepted")]
+    #[error("the build's {file} has {size} bytes, more than the {limit} that are accepted")]
     TooLarge {
+        /// The file's name.
+        file: &'static str,
         /// Its size.
         size: u64,
         /// The limit.
         limit: u64,
     },
     /// The host could not read it.
-    #[error("cannot read the build's {FILE}")]
+    #[error("cannot read the build's {file}")]
     Read {
+        /// The file's name.
+        file: &'static str,
         /// Why.
         source: io::Error,
     },
 }
 
-/// Opens the artifact in `directory`, which is hostile: no link is followed, and nothing waits for a writer.
-pub(super) fn open(directory: &Path, limit: u64) -> Result<File, ArtifactError> {
+/// Opens a file of `directory`, which is hostile: no link is followed, and nothing waits for a writer.
+pub(super) fn open(
+    directory: &Path,
+    file: &'static str,
+    limit: u64,
+) -> Result<File, ArtifactError> {
     let read = |error: Errno| ArtifactError::Read {
+        file,
         source: error.into(),
     };
     let root = open_directory(directory).map_err(read)?;
@@ -54,21 +69,36 @@ pub(super) fn open(directory: &Path, limit: u64) -> Result<File, ArtifactError> 
         | ResolveFlags::NO_SYMLINKS
         | ResolveFlags::NO_MAGICLINKS
         | ResolveFlags::NO_XDEV;
-    let file =
-        openat2(&root, FILE, flags, Mode::empty(), resolve).map_err(|error| match error {
-            Errno::NOENT => ArtifactError::Missing,
-            Errno::LOOP | Errno::XDEV | Errno::NXIO => ArtifactError::Special,
+    let opened =
+        openat2(&root, file, flags, Mode::empty(), resolve).map_err(|error| match error {
+            Errno::NOENT => ArtifactError::Missing { file },
+            Errno::LOOP | Errno::XDEV | Errno::NXIO => ArtifactError::Special { file },
             error => read(error),
         })?;
-    let stat = fstat(&file).map_err(read)?;
+    let stat = fstat(&opened).map_err(read)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(ArtifactError::Special);
+        return Err(ArtifactError::Special { file });
     }
     let size = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
     if size > limit {
-        return Err(ArtifactError::TooLarge { size, limit });
+        return Err(ArtifactError::TooLarge { file, size, limit });
     }
-    Ok(file.into())
+    Ok(opened.into())
+}
+
+/// Makes a file in `directory`, which is hostile, of what `content` holds. It belongs to the directory's owner.
+pub(super) fn write(directory: &Path, file: &str, content: &mut impl io::Read) -> io::Result<()> {
+    let root = open_directory(directory)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH
+        | ResolveFlags::NO_SYMLINKS
+        | ResolveFlags::NO_MAGICLINKS
+        | ResolveFlags::NO_XDEV;
+    let mode = Mode::RUSR | Mode::WUSR;
+    let mut made = File::from(openat2(&root, file, flags, mode, resolve)?);
+    let owner = fstat(&root)?;
+    std::os::unix::fs::fchown(&made, Some(owner.st_uid), Some(owner.st_gid))?;
+    io::copy(content, &mut made).map(drop)
 }
 
 /// Whether `entrypoint` is a file of the unpacked code, also by way of a link that stays in it.
@@ -122,16 +152,16 @@ mod tests {
 
     #[track_caller]
     fn check(dir: &Path, expected: &str) {
-        let error = open(dir, 100).unwrap_err().to_string();
+        let error = open(dir, ARCHIVE, 100).unwrap_err().to_string();
         assert_eq!(error, expected);
     }
 
     #[test]
     fn takes_a_regular_file() {
         let dir = dir();
-        fs::write(dir.path().join(FILE), "content").unwrap();
+        fs::write(dir.path().join(ARCHIVE), "content").unwrap();
         let mut text = String::new();
-        let mut file = open(dir.path(), 100).unwrap();
+        let mut file = open(dir.path(), ARCHIVE, 100).unwrap();
         file.read_to_string(&mut text).unwrap();
         assert_eq!(text, "content");
     }
@@ -145,23 +175,30 @@ mod tests {
         );
 
         let linked = dir();
-        symlink("/etc/passwd", linked.path().join(FILE)).unwrap();
+        symlink("/etc/passwd", linked.path().join(ARCHIVE)).unwrap();
         check(linked.path(), SPECIAL);
 
         let fifo = dir();
-        rustix::fs::mknodat(CWD, fifo.path().join(FILE), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        rustix::fs::mknodat(
+            CWD,
+            fifo.path().join(ARCHIVE),
+            FileType::Fifo,
+            Mode::RUSR,
+            0,
+        )
+        .unwrap();
         check(fifo.path(), SPECIAL);
 
         let directory = dir();
-        fs::create_dir(directory.path().join(FILE)).unwrap();
+        fs::create_dir(directory.path().join(ARCHIVE)).unwrap();
         check(directory.path(), SPECIAL);
 
         let socket = dir();
-        let _listener = UnixListener::bind(socket.path().join(FILE)).unwrap();
+        let _listener = UnixListener::bind(socket.path().join(ARCHIVE)).unwrap();
         check(socket.path(), SPECIAL);
 
         let huge = dir();
-        let file = File::create(huge.path().join(FILE)).unwrap();
+        let file = File::create(huge.path().join(ARCHIVE)).unwrap();
         file.set_len(1 << 40).unwrap();
         check(
             huge.path(),
@@ -174,6 +211,22 @@ mod tests {
             &replaced.path().join("code"),
             "cannot read the build's code.tar.gz",
         );
+    }
+
+    #[test]
+    fn a_file_is_made_within_a_hostile_directory_only() {
+        let dir = dir();
+        write(dir.path(), "stores.sqfs", &mut "cache".as_bytes()).unwrap();
+        assert_eq!(fs::read(dir.path().join("stores.sqfs")).unwrap(), b"cache");
+        let outside = tempfile::tempdir().unwrap();
+        let target = outside.path().join("file");
+        symlink(&target, dir.path().join("link")).unwrap();
+        assert!(write(dir.path(), "link", &mut "cache".as_bytes()).is_err());
+        assert!(!target.exists());
+        symlink(outside.path(), dir.path().join("folder")).unwrap();
+        let folder = dir.path().join("folder");
+        assert!(write(&folder, "file", &mut "cache".as_bytes()).is_err());
+        assert!(!target.exists());
     }
 
     #[test]

@@ -108,8 +108,8 @@ impl BuildError {
             Self::Start { source, .. } => source.fault(),
             Self::Failed { .. } | Self::Timeout { .. } | Self::Entrypoint { .. } => Fault::Function,
             Self::Artifact(error) => match error {
-                ArtifactError::Missing
-                | ArtifactError::Special
+                ArtifactError::Missing { .. }
+                | ArtifactError::Special { .. }
                 | ArtifactError::TooLarge { .. } => Fault::Function,
                 ArtifactError::Read { .. } => Fault::Host,
             },

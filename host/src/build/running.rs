@@ -113,7 +113,7 @@ impl Inner {
         let folder = job.scratch.join(recipe::CODE);
         let storage = self.parts.storage.clone();
         let (artifact, size_bytes) = blocking(move || -> Result<_, BuildError> {
-            let file = artifact::open(&folder, MAX_ARCHIVE_BYTES)?;
+            let file = artifact::open(&folder, artifact::ARCHIVE, MAX_ARCHIVE_BYTES)?;
             Ok(storage.put(file, MAX_ARCHIVE_BYTES)?)
         })
         .await?;
@@ -293,7 +293,10 @@ async fn find_entrypoint(code: PathBuf, entrypoint: String) -> Result<(), BuildE
     });
     let outcome: io::Result<_> = found.await;
     let (is_there, entrypoint, found) =
-        outcome.map_err(|source| artifact::ArtifactError::Read { source })?;
+        outcome.map_err(|source| artifact::ArtifactError::Read {
+            file: artifact::ARCHIVE,
+            source,
+        })?;
     if is_there {
         Ok(())
     } else {

@@ -5,7 +5,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{BuildError, Inner, artifact::ArtifactError, blocking};
+use super::{
+    BuildError, Inner,
+    artifact::{ARCHIVE, ArtifactError},
+    blocking,
+};
 use crate::{
     executor::instance::InstanceSpec,
     function::{Function, metadata},
@@ -34,16 +38,20 @@ impl Specs {
             return Ok(spec.clone());
         }
         let runtime = inner.parts.catalog.find(&function.runtime)?;
-        let artifact = function.artifact.as_ref().ok_or(ArtifactError::Missing)?;
+        let artifact = function
+            .artifact
+            .as_ref()
+            .ok_or(ArtifactError::Missing { file: ARCHIVE })?;
         let path = inner.parts.storage.path(artifact);
         let code = inner.parts.code.ensure(artifact, &path).await?;
         let read = {
             let code = code.clone();
             blocking(move || metadata::read(&code))
         };
-        let noted = read
-            .await
-            .map_err(|source| ArtifactError::Read { source })?;
+        let noted = read.await.map_err(|source| ArtifactError::Read {
+            file: ARCHIVE,
+            source,
+        })?;
         let spec = Arc::new(function.instance(&runtime, code, &noted));
         let known = (function.clone(), spec.clone());
         self.lock().insert(function.name.clone(), known);

@@ -11,7 +11,10 @@ use http_body_util::combinators::UnsyncBoxBody;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use super::instance::{InstanceSpec, Protocol};
+use super::{
+    instance::{InstanceSpec, Protocol},
+    setup::SetupError,
+};
 use crate::{adapter::CreateError, id::InstanceId, storage::objects::ObjectError};
 
 /// Why a body broke off.
@@ -144,6 +147,14 @@ pub enum StartError {
         id: InstanceId,
         /// Why.
         source: CreateError,
+    },
+    /// What was to be set up in it could not be.
+    #[error("cannot set up instance {id}")]
+    Setup {
+        /// Whose.
+        id: InstanceId,
+        /// Why.
+        source: SetupError,
     },
     /// Its main process ended before its port accepted a connection.
     #[error("instance {id} {exit} before it listened on port 3000")]
@@ -322,6 +333,13 @@ impl StartError {
                 | CreateError::Engine { .. }
                 | CreateError::Absent { .. } => Fault::Host,
             },
+            Self::Setup { source, .. } => match source {
+                SetupError::Failed { .. }
+                | SetupError::Timeout { .. }
+                | SetupError::Run { .. }
+                | SetupError::Artifact { .. } => Fault::Function,
+                SetupError::Store { .. } => Fault::Host,
+            },
             Self::Exited { .. } => Fault::Function,
             Self::Stopping => Fault::Load,
         }
@@ -341,6 +359,12 @@ impl StartError {
                 | CreateError::Exists { .. }
                 | CreateError::Prepare { .. }
                 | CreateError::Engine { .. } => "host_failed",
+            },
+            Self::Setup { source, .. } => match source {
+                SetupError::Failed { .. } => "build_failed",
+                SetupError::Timeout { .. } | SetupError::Run { .. } => "runtime_failed",
+                SetupError::Artifact { .. } => "artifact_missing",
+                SetupError::Store { .. } => "storage_failed",
             },
             Self::Exited { exit, .. } => exit.kind(),
             Self::Deleted { .. } => "runtime_not_found",

@@ -12,9 +12,10 @@ use super::{
     Executor,
     connection::Connection,
     execution::StartError,
-    instance::{Code, InstanceSpec, Protocol},
+    instance::{Code, InstanceInfo, InstanceSpec, Protocol},
     journal::Stream,
     pool::{Facts, Instance, Made},
+    setup::{Creation, Setup, Site},
     source,
     state::{End, Stage},
 };
@@ -31,25 +32,78 @@ const LONG_PROBE_PAUSE: Duration = Duration::from_millis(10);
 const LONG_PROBE: Duration = Duration::from_secs(2);
 
 impl Executor {
+    /// See [`Executor::create`].
+    pub(super) async fn add(
+        self: Arc<Self>,
+        creation: Creation,
+    ) -> Result<InstanceInfo, Arc<StartError>> {
+        if self.is_stopping.load(Ordering::SeqCst) {
+            return Err(StartError::Stopping.into());
+        }
+        let Creation {
+            spec,
+            setup,
+            is_removed,
+        } = creation;
+        let id = spec.id.clone();
+        let mut instance = self.new_instance(&spec);
+        if let Some(setup) = &setup {
+            instance.transcript = setup.transcript();
+        }
+        let instance = self.pool.add(instance).map_err(|found| {
+            let is_pending = found.stage().is_to_come();
+            StartError::Conflict { id, is_pending }
+        })?;
+        self.begin(&instance, spec, setup);
+        let mut states = instance.state.subscribe();
+        let state = states
+            .wait_for(|state| !state.stage().is_to_come())
+            .await
+            .expect("the instance lives as long as it is borrowed")
+            .stage()
+            .clone();
+        let id = || instance.facts.id.clone();
+        match state {
+            Stage::Restarting | Stage::Pending | Stage::Running | Stage::Ready => {
+                let info = instance.info();
+                if is_removed {
+                    self.end(&instance, End::Deleted);
+                    instance.gone.cancelled().await;
+                }
+                Ok(info)
+            }
+            Stage::Ended(End::Failed(error)) => Err(error),
+            Stage::Ended(End::Exited(exit)) => Err(StartError::Exited { id: id(), exit }.into()),
+            Stage::Ended(End::Deleted) => Err(StartError::Deleted { id: id() }.into()),
+        }
+    }
+
     /// Makes the sandbox of an instance that was just added to the pool, and cleans up where that fails.
-    pub(super) async fn make(self: Arc<Self>, instance: Arc<Instance>, spec: InstanceSpec) {
+    pub(super) async fn make(
+        self: Arc<Self>,
+        instance: Arc<Instance>,
+        spec: InstanceSpec,
+        setup: Option<Arc<dyn Setup>>,
+    ) {
         let began = Instant::now();
         // Dropped halfway, the engine undoes what it has begun.
         let made = tokio::select! {
-            made = self.make_sandbox(&instance, spec, began) => made,
+            made = self.make_sandbox(&instance, spec, setup.as_deref(), began) => made,
             _ = instance.ended() => {
                 let id = instance.facts.id.clone();
                 Err(StartError::Deleted { id })
             }
         };
-        self.settle(instance, made).await;
+        self.settle(instance, made, setup, began).await;
     }
 
-    /// What follows once the main process runs, or does not.
+    /// What follows once the main process runs, or does not: its setup, and its port.
     pub(super) async fn settle(
         self: Arc<Self>,
         instance: Arc<Instance>,
         made: Result<Made, StartError>,
+        setup: Option<Arc<dyn Setup>>,
+        began: Instant,
     ) {
         let made = match made {
             Ok(made) => made,
@@ -70,6 +124,14 @@ impl Executor {
         }
         let output = made.sandbox.output.clone();
         instance.made.set(made).expect("made once");
+        self.follow_output(&instance, output, setup.is_none());
+        if let Some(setup) = setup
+            && let Err(error) = self.set_up(&instance, &*setup).await
+        {
+            self.end(&instance, End::Failed(Arc::new(error)));
+        }
+        let took = began.elapsed();
+        instance.took.set(took).expect("made once");
         if instance
             .step(|state| state.started(Instant::now()))
             .is_err()
@@ -77,7 +139,6 @@ impl Executor {
             self.bury(instance).await;
             return;
         }
-        self.follow_output(&instance, output);
         if let Some(code) = instance.notices.exit.get() {
             self.exited(&instance, *code).await;
         } else if instance.is_awaited() {
@@ -85,10 +146,37 @@ impl Executor {
         }
     }
 
+    /// Runs the setup of an instance whose sandbox was just made, until either ends.
+    async fn set_up(
+        self: &Arc<Self>,
+        instance: &Arc<Instance>,
+        setup: &dyn Setup,
+    ) -> Result<(), StartError> {
+        // Those who wait for the sandbox need not wait for the setup.
+        instance.state.send_modify(|_| {});
+        if let Some(code) = instance.notices.exit.get() {
+            self.exited(instance, *code).await;
+        }
+        let site = Site {
+            adapter: &*self.adapter,
+            instance,
+        };
+        let id = || instance.facts.id.clone();
+        let outcome = tokio::select! {
+            biased;
+            _ = instance.ended() => Err(StartError::Deleted { id: id() }),
+            () = self.stopped.cancelled() => Err(StartError::Stopping),
+            outcome = setup.run(site) => outcome.map_err(|source| StartError::Setup { id: id(), source }),
+        };
+        instance.transcript.close();
+        outcome
+    }
+
     async fn make_sandbox(
         &self,
         instance: &Instance,
         spec: InstanceSpec,
+        setup: Option<&dyn Setup>,
         began: Instant,
     ) -> Result<Made, StartError> {
         let source = self
@@ -101,13 +189,18 @@ impl Executor {
         let code = began.elapsed();
         let id = spec.id.clone();
         let archive = source.as_deref();
-        let spec = sandbox_spec(instance, spec, archive, &self.config.hostname);
+        let mut spec = sandbox_spec(instance, spec, archive, &self.config.hostname);
+        if let Some(setup) = setup {
+            spec.mounts.extend(setup.mounts());
+            // Half set up, it is nothing that a later process could go on with.
+            spec.labels.clear();
+        }
         let sandbox = self
             .adapter
             .create(spec)
             .await
             .map_err(|source| StartError::Sandbox { id, source })?;
-        Ok(Made::new(sandbox, source, code, began))
+        Ok(Made::new(sandbox, source, code))
     }
 
     /// The archive that the instance gets.
@@ -171,16 +264,29 @@ impl Executor {
         }
     }
 
-    /// Copies what the main process writes into the journal, until it ends.
-    pub(super) fn follow_output(&self, instance: &Instance, output: Arc<Output>) {
+    /// Copies what the main process writes into the journal, and where that is the instance's `is_transcript`, until
+    /// it ends.
+    pub(super) fn follow_output(
+        &self,
+        instance: &Instance,
+        output: Arc<Output>,
+        is_transcript: bool,
+    ) {
         let journal = self.journal.clone();
+        let transcript = is_transcript.then(|| instance.transcript.clone());
         let name = instance.facts.journal_name().to_owned();
+        let write = move |chunk: &[u8]| {
+            journal.write(&name, Stream::Output, chunk);
+            if let Some(transcript) = &transcript {
+                transcript.push(chunk);
+            }
+        };
         self.background(async move {
             let (held, mut feed) = output.follow();
-            journal.write(&name, Stream::Output, &held);
+            write(&held);
             while !output.is_closed() {
                 match feed.recv().await {
-                    Ok(chunk) => journal.write(&name, Stream::Output, &chunk),
+                    Ok(chunk) => write(&chunk),
                     Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return,
                 }

@@ -21,6 +21,7 @@ use super::{
     logs::LogFiles,
     source::Source,
     state::{End, Refusal, Stage, State},
+    transcript::Transcript,
 };
 use crate::{
     adapter::Sandbox,
@@ -101,8 +102,10 @@ pub(super) struct Instance {
     pub(super) places: Arc<Semaphore>,
     pub(super) connections: Connections,
     pub(super) credentials: Credentials,
-    /// There from the stage `Running` on.
+    /// There from the stage `Running` on, and while it is set up.
     pub(super) made: OnceLock<Made>,
+    /// How long all of the creation took, its setup included.
+    pub(super) took: OnceLock<Duration>,
     /// How long its port took to accept.
     pub(super) boot: OnceLock<Duration>,
     pub(super) is_probing: AtomicBool,
@@ -113,6 +116,8 @@ pub(super) struct Instance {
     pub(super) last_exit: Option<Exit>,
     cpu: Mutex<Option<CpuTime>>,
     log_files: OnceLock<Option<Arc<LogFiles>>>,
+    /// What its setup writes, or where it has none, its main process.
+    pub(super) transcript: Arc<Transcript>,
     /// Cancelled when nothing of it is left.
     pub(super) gone: CancellationToken,
 }
@@ -125,24 +130,16 @@ pub(super) struct Made {
     pub(super) source: Option<Arc<Source>>,
     /// How long fetching the code took.
     pub(super) code: Duration,
-    /// How long all of the creation took.
-    pub(super) took: Duration,
     pub(super) started: Instant,
 }
 
 impl Made {
     /// A sandbox whose main process runs from now on.
-    pub(super) fn new(
-        sandbox: Sandbox,
-        source: Option<Arc<Source>>,
-        code: Duration,
-        began: Instant,
-    ) -> Self {
+    pub(super) fn new(sandbox: Sandbox, source: Option<Arc<Source>>, code: Duration) -> Self {
         Self {
             sandbox,
             source,
             code,
-            took: began.elapsed(),
             started: Instant::now(),
         }
     }
@@ -190,6 +187,7 @@ impl Instance {
             places: Arc::new(Semaphore::new(concurrency)),
             connections: Connections::default(),
             made: OnceLock::new(),
+            took: OnceLock::new(),
             boot: OnceLock::new(),
             is_probing: AtomicBool::new(false),
             notices: Notices::default(),
@@ -197,6 +195,7 @@ impl Instance {
             last_exit: None,
             cpu: Mutex::default(),
             log_files: OnceLock::new(),
+            transcript: Arc::new(Transcript::of_server()),
             gone: CancellationToken::new(),
         }
     }
@@ -208,6 +207,7 @@ impl Instance {
             state: watch::Sender::new(self.state.borrow().restarting()),
             n_restarts,
             last_exit: Some(exit.clone()),
+            transcript: self.transcript.clone(),
             ..new
         }
     }
@@ -235,6 +235,12 @@ impl Instance {
 
     pub(super) fn stage(&self) -> Stage {
         self.state.borrow().stage().clone()
+    }
+
+    /// Keeps it from being reaped while something that is no execution uses it.
+    pub(super) fn hold(self: &Arc<Self>) -> Hold {
+        self.load(State::hold);
+        Hold(self.clone())
     }
 
     /// Whether its main process runs and an execution waits for its port.
@@ -290,16 +296,29 @@ impl Instance {
             key: facts.key.clone(),
             created: facts.created,
             updated: SystemTime::now() - state.updated().elapsed(),
-            start_duration: self.made.get().map(|made| made.took),
+            start_duration: self.took.get().copied(),
             is_listening: matches!(state.stage(), Stage::Ready),
             n_executions: state.n_executions(),
         }
     }
 }
 
+/// Keeps an instance from being reaped.
+#[derive(Debug)]
+pub(super) struct Hold(Arc<Instance>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.load(State::let_go);
+    }
+}
+
 /// The instances by name; of one name, the one that has not ended.
 #[derive(Debug, Default)]
-pub(super) struct Pool(Mutex<HashMap<InstanceId, Arc<Instance>>>);
+pub(super) struct Pool {
+    instances: Mutex<HashMap<InstanceId, Arc<Instance>>>,
+    added: Notify,
+}
 
 /// What came of asking for an instance.
 #[derive(Debug)]
@@ -337,6 +356,7 @@ impl Pool {
             .load(|state| state.admit(room, Instant::now()))
             .expect("a new instance has room");
         instances.insert(id.clone(), instance.clone());
+        self.added.notify_waiters();
         Claim::Added(instance)
     }
 
@@ -350,7 +370,22 @@ impl Pool {
         }
         let instance = Arc::new(instance);
         instances.insert(instance.facts.id.clone(), instance.clone());
+        self.added.notify_waiters();
         Ok(instance)
+    }
+
+    /// Waits until there is an instance of this name.
+    pub(super) async fn wait_for(&self, id: &InstanceId) -> Arc<Instance> {
+        loop {
+            // Before the look, so that none is missed in between.
+            let added = self.added.notified();
+            tokio::pin!(added);
+            added.as_mut().enable();
+            if let Some(instance) = self.get(id) {
+                return instance;
+            }
+            added.await;
+        }
     }
 
     pub(super) fn get(&self, id: &InstanceId) -> Option<Arc<Instance>> {
@@ -401,6 +436,8 @@ impl Pool {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<InstanceId, Arc<Instance>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.instances
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -26,7 +26,8 @@ impl Executor {
         let Some(made) = instance.made.get() else {
             return false;
         };
-        if !instance.facts.restart.restarts(exit.code) {
+        // One that is being set up fails instead.
+        if !instance.facts.restart.restarts(exit.code) || instance.took.get().is_none() {
             return false;
         }
         let is_steady = made.started.elapsed() >= STEADY;
@@ -58,8 +59,9 @@ impl Executor {
                 executor.bury(again).await;
                 return;
             }
+            let began = Instant::now();
             let made = executor.start_again(&again, source).await;
-            executor.settle(again, made).await;
+            executor.settle(again, made, None, began).await;
         });
         true
     }
@@ -69,11 +71,11 @@ impl Executor {
         instance: &Instance,
         source: Option<Arc<Source>>,
     ) -> Result<Made, StartError> {
-        let (id, began) = (instance.facts.id.clone(), Instant::now());
+        let id = instance.facts.id.clone();
         tokio::select! {
             sandbox = self.adapter.restart(&instance.sandbox_id) => {
                 let sandbox = sandbox.map_err(|source| StartError::Sandbox { id, source })?;
-                Ok(Made::new(sandbox, source, Duration::ZERO, began))
+                Ok(Made::new(sandbox, source, Duration::ZERO))
             }
             _ = instance.ended() => Err(StartError::Deleted { id }),
         }

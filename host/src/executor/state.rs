@@ -17,7 +17,7 @@ use super::execution::{Exit, StartError};
 pub(super) enum Stage {
     /// Its main process has ended, and is started again after a pause.
     Restarting,
-    /// Its sandbox is being made.
+    /// It is being made: its sandbox, and what is set up in it.
     Pending,
     /// Its main process runs.
     Running,
@@ -66,6 +66,8 @@ pub(super) enum Refusal {
 pub(super) struct State {
     stage: Stage,
     n_executions: usize,
+    /// Others that use it: commands, readers of its transcript.
+    n_holds: usize,
     updated: Instant,
     is_retired: bool,
 }
@@ -75,6 +77,7 @@ impl State {
         Self {
             stage,
             n_executions: 0,
+            n_holds: 0,
             updated: now,
             is_retired: false,
         }
@@ -85,6 +88,7 @@ impl State {
         Self {
             stage: Stage::Restarting,
             n_executions: 0,
+            n_holds: 0,
             ..*self
         }
     }
@@ -167,6 +171,16 @@ impl State {
         self.updated = now;
     }
 
+    /// Something that is no execution uses it from now on.
+    pub(super) fn hold(&mut self) {
+        self.n_holds += 1;
+    }
+
+    /// The end of what began with [`State::hold`].
+    pub(super) fn let_go(&mut self) {
+        self.n_holds -= 1;
+    }
+
     /// The instance goes as soon as nothing uses it.
     pub(super) fn retire(&mut self) {
         self.is_retired = true;
@@ -178,7 +192,8 @@ impl State {
             Stage::Pending | Stage::Ended(_) => false,
             Stage::Restarting | Stage::Running | Stage::Ready => {
                 let is_idle = now.saturating_duration_since(self.updated) >= threshold;
-                self.n_executions == 0 && (self.is_retired || is_idle)
+                let is_unused = self.n_executions == 0 && self.n_holds == 0;
+                is_unused && (self.is_retired || is_idle)
             }
         }
     }
@@ -205,6 +220,16 @@ mod tests {
         state.release(start + 100 * IDLE);
         assert!(!state.is_reapable(start + 100 * IDLE, IDLE));
         assert!(state.is_reapable(start + 101 * IDLE, IDLE));
+    }
+
+    #[test]
+    fn keeps_an_instance_that_a_command_runs_in() {
+        let start = Instant::now();
+        let mut state = ready(start);
+        state.hold();
+        assert!(!state.is_reapable(start + 100 * IDLE, IDLE));
+        state.let_go();
+        assert!(state.is_reapable(start + 100 * IDLE, IDLE));
     }
 
     #[test]

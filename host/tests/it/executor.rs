@@ -527,9 +527,9 @@ async fn who_waits_for_an_instance_that_is_deleted_learns_it() {
 async fn a_second_creation_of_a_name_is_refused() {
     let node = Node::start(|_| {}).await;
     let spec = node.spec("hello", "sleep");
-    let info = node.executor.create(spec.clone()).await.unwrap();
+    let info = node.executor.create(spec.clone().into()).await.unwrap();
     assert!(!info.is_listening);
-    let error = node.executor.create(spec).await.unwrap_err();
+    let error = node.executor.create(spec.into()).await.unwrap_err();
     assert!(
         matches!(
             *error,

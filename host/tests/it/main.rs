@@ -3,5 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a failed step fails its test")]
 
 mod architecture;
+mod builds;
 mod executor;
 mod settings;

@@ -79,7 +79,7 @@ impl Cold {
         let words: &[&str] = match (&self.runtime_entrypoint, protocol) {
             (Some(line), _) => &["bash", "-c", no_nul("runtimeEntrypoint", line)?],
             (None, Protocol::V2) => return Ok(None),
-            (None, Protocol::V4 | Protocol::V5) => &["tail", "-f", "/dev/null"],
+            (None, Protocol::V4 | Protocol::V5) => return Ok(Some(idle())),
         };
         Ok(Some(words.iter().map(|word| (*word).to_owned()).collect()))
     }
@@ -95,6 +95,11 @@ impl Cold {
             memory_bytes: memory * MEGABYTE,
         })
     }
+}
+
+/// The main process of a container that waits for what is run beside it.
+pub(super) fn idle() -> Vec<String> {
+    ["tail", "-f", "/dev/null"].map(Into::into).to_vec()
 }
 
 /// Reads `version`: a protocol that the settings allow, in any case.
@@ -156,7 +161,7 @@ fn environment(variables: &BTreeMap<String, Value>) -> Result<BTreeMap<String, S
 }
 
 /// A process's arguments and environment end at a NUL.
-fn no_nul<'a>(name: &str, text: &'a str) -> Result<&'a str, ApiError> {
+pub(super) fn no_nul<'a>(name: &str, text: &'a str) -> Result<&'a str, ApiError> {
     if text.contains('\0') {
         Err(ApiError::bad_request(format!(
             "{name} holds a NUL character."

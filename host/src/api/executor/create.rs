@@ -2,23 +2,34 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::StatusCode;
 use serde::Serialize;
+use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 
 use super::{
-    cold::{Cold, given_text, instance_id, keep_alive, restart_policy, version},
+    cold::{Cold, given_text, idle, instance_id, keep_alive, no_nul, restart_policy, version},
     error::ApiError,
     params::{Params, boolean, float_loose, int, object, text},
 };
 use crate::{
+    build::client::{Order, Outcome},
     config::Config,
-    executor::instance::{InstanceInfo, InstanceSpec},
+    executor::{
+        instance::{InstanceInfo, InstanceSpec},
+        transcript::Part,
+    },
+    id::{CacheKey, ClassName},
 };
+
+/// Times in what a build wrote, as in `2026-11-26T02:13:38.123+00:00`.
+const TIMESTAMP: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]+00:00");
 
 /// A read call.
 #[derive(Debug)]
 pub(super) struct Create {
     pub(super) spec: InstanceSpec,
+    /// What is built in it.
+    pub(super) order: Option<Order>,
     /// Whether the instance is deleted again when the call ends.
     pub(super) is_removed: bool,
 }
@@ -42,7 +53,7 @@ impl Create {
         let cache_key = params
             .optional("cacheKey", text(128, 0))?
             .unwrap_or_default();
-        let _build_timeout = params.optional("timeout", int)?;
+        let timeout = params.optional("timeout", int)?;
         let is_removed = params.optional("remove", boolean)?.unwrap_or(false);
         cold.cpus = params.optional("cpus", float_loose)?.unwrap_or(1.0);
         cold.memory = params.optional("memory", int)?.unwrap_or(512);
@@ -50,42 +61,90 @@ impl Create {
         cold.restart = restart_policy(params)?;
         cold.keep_alive = keep_alive(params)?;
 
-        check_cache_key(&cache_key)?;
-        if command.is_some() || destination.is_some() {
-            return Err(ApiError::new(
-                StatusCode::BAD_REQUEST,
-                "runtime_failed",
-                "This node does not build yet: create the runtime without `command` and `destination`.",
-            ));
-        }
+        let cache_key = read_cache_key(cache_key)?;
         let mut own = vec![("CI", "true")];
         if let Some(directory) = &output_directory {
-            own.push(("OPEN_RUNTIMES_OUTPUT_DIRECTORY", directory));
+            own.push((
+                "OPEN_RUNTIMES_OUTPUT_DIRECTORY",
+                no_nul("outputDirectory", directory)?,
+            ));
         }
+        if let Some(command) = &command {
+            no_nul("command", command)?;
+        }
+        let mut spec = cold.spec(instance_id(&id)?, &own)?;
+        let is_build = command.is_some() || destination.is_some();
+        if is_build {
+            spec.class = ClassName::try_new("build").expect("a constant that is a name");
+        }
+        if command.is_some() {
+            // Also where the image has a server of its own.
+            spec.command.get_or_insert_with(idle);
+        }
+        let order = is_build.then(|| Order {
+            protocol: spec.protocol,
+            command,
+            timeout: seconds(timeout),
+            destination,
+            cache_key,
+        });
         Ok(Self {
-            spec: cold.spec(instance_id(&id)?, &own)?,
+            spec,
+            order,
             is_removed,
         })
     }
+}
+
+/// A limit in seconds, 600 where none is given; 0 or less is no limit.
+pub(super) fn seconds(timeout: Option<i32>) -> Option<Duration> {
+    let seconds = u64::try_from(timeout.unwrap_or(600)).unwrap_or(0);
+    (seconds > 0).then(|| Duration::from_secs(seconds))
 }
 
 /// What a creation answers.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Created {
-    output: [(); 0],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    output: Vec<Element>,
     start_time: f64,
     duration: f64,
 }
 
+/// A part of what a build wrote.
+#[derive(Debug, Serialize)]
+struct Element {
+    timestamp: String,
+    content: String,
+}
+
 impl Created {
-    pub(super) fn new(began: SystemTime, took: Duration) -> Self {
+    pub(super) fn new(began: SystemTime, took: Duration, outcome: Option<&Outcome>) -> Self {
+        let artifact = outcome.and_then(|outcome| outcome.artifact.as_ref());
+        let output = outcome.map_or(&[][..], |outcome| &outcome.output);
+        let element = |part: &Part| Element {
+            timestamp: timestamp(part.at),
+            content: part.content.clone(),
+        };
         Self {
-            output: [],
+            size: artifact.map(|artifact| artifact.size_bytes),
+            path: artifact.map(|artifact| artifact.path.clone()),
+            output: output.iter().map(element).collect(),
             start_time: unix_seconds(began),
             duration: took.as_secs_f64(),
         }
     }
+}
+
+/// A time as in what a build wrote, in milliseconds of UTC.
+pub(super) fn timestamp(time: SystemTime) -> String {
+    let time = OffsetDateTime::from(time);
+    time.format(TIMESTAMP)
+        .expect("the format has all that it needs")
 }
 
 /// An instance as list and get tell it.
@@ -144,14 +203,16 @@ fn status(start_duration: Option<Duration>) -> String {
     }
 }
 
-fn check_cache_key(key: &str) -> Result<(), ApiError> {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    if key.is_empty() || key.bytes().all(is_plain) && key.as_bytes()[0].is_ascii_alphanumeric() {
-        return Ok(());
+fn read_cache_key(key: String) -> Result<Option<CacheKey>, ApiError> {
+    let wrong = |_| {
+        ApiError::bad_request(
+            "Cache key must start with a letter or number and may only contain letters, numbers, dots, underscores, and hyphens.",
+        )
+    };
+    if key.is_empty() {
+        return Ok(None);
     }
-    Err(ApiError::bad_request(
-        "Cache key must start with a letter or number and may only contain letters, numbers, dots, underscores, and hyphens.",
-    ))
+    CacheKey::try_new(key).map(Some).map_err(wrong)
 }
 
 #[cfg(test)]
@@ -170,6 +231,7 @@ mod tests {
         let created = Created::new(
             UNIX_EPOCH + Duration::from_secs(1_700_000_000),
             Duration::ZERO,
+            None,
         );
         let text = serde_json::to_string(&created).unwrap();
         assert_eq!(
@@ -179,10 +241,38 @@ mod tests {
     }
 
     #[test]
+    fn a_build_tells_its_artifact_and_what_it_wrote() {
+        let outcome = Outcome {
+            artifact: Some(crate::build::client::Artifact {
+                path: "/builds/0123456789abc.gz".into(),
+                size_bytes: 5,
+            }),
+            output: vec![Part {
+                at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_007),
+                content: "one\r\n".into(),
+            }],
+        };
+        let created = Created::new(UNIX_EPOCH, Duration::from_millis(1500), Some(&outcome));
+        assert_eq!(
+            serde_json::to_string(&created).unwrap(),
+            r#"{"size":5,"path":"/builds/0123456789abc.gz","output":[{"timestamp":"2023-11-14T22:13:20.007+00:00","content":"one\r\n"}],"startTime":0.0,"duration":1.5}"#
+        );
+    }
+
+    #[test]
+    fn a_limit_of_no_time_is_none() {
+        assert_eq!(seconds(None), Some(Duration::from_secs(600)));
+        assert_eq!(seconds(Some(7)), Some(Duration::from_secs(7)));
+        assert_eq!(seconds(Some(0)), None);
+        assert_eq!(seconds(Some(-1)), None);
+    }
+
+    #[test]
     fn cache_keys_are_plain_names() {
         #[track_caller]
         fn check(key: &str, expected: bool) {
-            assert_eq!(check_cache_key(key).is_ok(), expected, "{key:?}");
+            let key = key.to_owned();
+            assert_eq!(read_cache_key(key.clone()).is_ok(), expected, "{key:?}");
         }
         check("", true);
         check("a.B_1-", true);

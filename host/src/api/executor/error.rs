@@ -10,7 +10,11 @@ use crate::{
     adapter::CreateError,
     api::reply::json,
     config,
-    executor::execution::{Body, ExecuteError, Fault, StartError},
+    executor::{
+        command::CommandError,
+        execution::{Body, ExecuteError, Fault, StartError},
+        setup::SetupError,
+    },
 };
 
 /// A failure on its way to the client.
@@ -74,11 +78,49 @@ impl ApiError {
             StartError::Conflict { .. } => StatusCode::CONFLICT,
             StartError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             StartError::Deleted { .. } => StatusCode::NOT_FOUND,
+            StartError::Setup { source, .. } => setup_status(source),
             StartError::Code { .. } | StartError::Sandbox { .. } | StartError::Exited { .. } => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
         };
         Self::of_start(status, error)
+    }
+
+    /// What a creation with a build ends with: the end of its sandbox is that of its command.
+    pub(super) fn build(error: &StartError) -> Self {
+        match error {
+            StartError::Deleted { .. } | StartError::Exited { .. } => Self {
+                trace: chain(error),
+                ..Self::new(StatusCode::BAD_REQUEST, "build_failed", error.to_string())
+            },
+            StartError::Conflict { .. }
+            | StartError::Code { .. }
+            | StartError::Sandbox { .. }
+            | StartError::Setup { .. }
+            | StartError::Stopping => Self::create(error),
+        }
+    }
+
+    /// What a command in an instance ends with.
+    pub(super) fn command(error: &CommandError) -> Self {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        let failed = "Failed to execute command.";
+        let error_of = |kind, message| Self {
+            trace: chain(error),
+            ..Self::new(status, kind, message)
+        };
+        match error {
+            CommandError::NotFound { .. } => Self::not_found(),
+            CommandError::Timeout { .. } => {
+                error_of("command_timeout", "Operation timed out.".into())
+            }
+            CommandError::Failed { exit, .. } => {
+                error_of("command_failed", format!("{failed} It {exit}"))
+            }
+            CommandError::Run { source, .. } => {
+                error_of("command_failed", format!("{failed} {source}"))
+            }
+        }
     }
 
     /// What an execution ends with. A start that failed within it is the request's fault (400) where the request
@@ -197,6 +239,7 @@ fn cold_start_status(error: &StartError) -> StatusCode {
         StartError::Conflict { .. } => StatusCode::CONFLICT,
         StartError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         StartError::Deleted { .. } => StatusCode::NOT_FOUND,
+        StartError::Setup { source, .. } => setup_status(source),
         StartError::Exited { .. } => StatusCode::BAD_REQUEST,
         StartError::Code { source, .. } if source.is_missing() => StatusCode::BAD_REQUEST,
         StartError::Code { .. } => StatusCode::INTERNAL_SERVER_ERROR,
@@ -211,6 +254,15 @@ fn cold_start_status(error: &StartError) -> StatusCode {
     }
 }
 
+fn setup_status(error: &SetupError) -> StatusCode {
+    match error {
+        SetupError::Failed { .. } | SetupError::Timeout { .. } | SetupError::Run { .. } => {
+            StatusCode::BAD_REQUEST
+        }
+        SetupError::Artifact { .. } | SetupError::Store { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
 /// A caller is told the cause too where it can be mended by the caller.
 fn start_message(error: &StartError) -> String {
     match error {
@@ -222,6 +274,7 @@ fn start_message(error: &StartError) -> String {
         StartError::Conflict { .. } => "Runtime already exists ".into(),
         StartError::Code { source, .. } => format!("{error}: {source}"),
         StartError::Sandbox { .. } if error.fault() == Fault::Caller => chain(error).join(": "),
+        StartError::Setup { source, .. } => chain(source).join(": "),
         StartError::Deleted { .. } => "Runtime no longer exists.".into(),
         StartError::Sandbox { .. } | StartError::Exited { .. } | StartError::Stopping => {
             error.to_string()

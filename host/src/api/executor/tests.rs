@@ -9,17 +9,24 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::{
     executor::{
-        execution::{Answer, ExecuteError, Execution, Logs, Phases, Start, StartError},
-        instance::{InstanceInfo, InstanceSpec, Protocol},
+        command::CommandError,
+        execution::{Answer, ExecuteError, Execution, Exit, Logs, Phases, Start, StartError},
+        instance::{InstanceInfo, Protocol},
+        setup::SetupError,
+        transcript::{Reader, Transcript},
     },
     id::ClassName,
+    storage::objects::Objects,
 };
+
+mod builds;
 
 /// Remembers what it was asked and answers as told.
 #[derive(Default)]
 struct Fake {
     infos: Mutex<Vec<InstanceInfo>>,
-    created: Mutex<Vec<InstanceSpec>>,
+    created: Mutex<Vec<Creation>>,
+    failure: Mutex<Option<StartError>>,
     executed: Mutex<Vec<Execution>>,
     answer: Mutex<Option<Result<Response<Body>, ExecuteError>>>,
 }
@@ -43,15 +50,57 @@ fn info(id: &InstanceId) -> InstanceInfo {
 
 #[async_trait::async_trait]
 impl Instances for Fake {
-    async fn create(&self, spec: InstanceSpec) -> Result<InstanceInfo, Arc<StartError>> {
+    async fn create(&self, creation: Creation) -> Result<InstanceInfo, Arc<StartError>> {
+        let spec = creation.spec.clone();
         let id = spec.id.clone();
         if self.get(&id).is_some() {
             let is_pending = false;
             return Err(Arc::new(StartError::Conflict { id, is_pending }));
         }
-        self.infos.lock().unwrap().push(info(&id));
-        self.created.lock().unwrap().push(spec);
+        if let Some(error) = self.failure.lock().unwrap().take() {
+            return Err(Arc::new(error));
+        }
+        if !creation.is_removed {
+            self.infos.lock().unwrap().push(info(&id));
+        }
+        self.created.lock().unwrap().push(creation);
         Ok(info(&id))
+    }
+
+    async fn command(
+        &self,
+        id: &InstanceId,
+        line: &str,
+        timeout: Option<Duration>,
+    ) -> Result<Written, CommandError> {
+        let seconds = timeout.map_or(0, |timeout| timeout.as_secs());
+        let id = id.clone();
+        match line {
+            "both" => Ok(Written {
+                stdout: b"out\xff\n".to_vec(),
+                stderr: b"err\n".to_vec(),
+            }),
+            "sleep" => Err(CommandError::Timeout { id, seconds }),
+            "exit 3" => {
+                let output = "why".into();
+                let out_of_memory = false;
+                let exit = Exit {
+                    code: 3,
+                    out_of_memory,
+                    output,
+                };
+                Err(CommandError::Failed { id, exit })
+            }
+            _ => Err(CommandError::NotFound { id }),
+        }
+    }
+
+    async fn follow(&self, id: &InstanceId) -> Option<Reader> {
+        self.get(id)?;
+        let transcript = Arc::new(Transcript::of_command());
+        transcript.push(b"one\r\n");
+        transcript.close();
+        Some(transcript.follow())
     }
 
     async fn execute(&self, execution: Execution) -> Result<Answer, ExecuteError> {
@@ -94,19 +143,28 @@ impl Instances for Fake {
 struct Api {
     fake: Arc<Fake>,
     api: ExecutorApi,
+    _dir: tempfile::TempDir,
 }
 
 fn api() -> Api {
+    let dir = tempfile::tempdir().unwrap();
     let mut config = Config {
         hostname: "executor".into(),
+        state_dir: dir.path().into(),
         ..Config::default()
     };
     config.executor.secret = "hush".into();
     config.executor.version = "1".into();
     config.executor.runtime_versions = vec!["v2".into(), "v5".into()];
     let fake = Arc::new(Fake::default());
-    let api = ExecutorApi::new(Arc::new(config), fake.clone(), || "up 1\n".into());
-    Api { fake, api }
+    let objects = Objects::new(&config.storage.device).unwrap();
+    let builds = ClientBuilds::new(&config, objects.clone(), objects).unwrap();
+    let api = ExecutorApi::new(Arc::new(config), fake.clone(), builds, || "up 1\n".into());
+    Api {
+        fake,
+        api,
+        _dir: dir,
+    }
 }
 
 fn body(bytes: impl Into<Bytes>) -> Body {
@@ -239,11 +297,6 @@ fn unknown_routes_and_runtimes_are_told() {
         "",
         expect![[r#"400 {"type":"general_unknown","message":"Invalid `runtimeId` param: Value must be a valid string and at least 1 chars and no longer than 64 chars","code":400,"version":"1"}"#]],
     );
-    api.check(
-        "POST /v1/runtimes/a/commands",
-        "",
-        expect![[r#"501 {"type":"general_not_implemented","message":"Commands are not offered by this node yet.","code":501,"version":"1"}"#]],
-    );
 }
 
 #[test]
@@ -287,8 +340,9 @@ fn a_creation_reads_its_parameters() {
         "outputDirectory":"./dist","variables":{"CI":"no","A":1},"runtimeEntrypoint":"run","cpus":"2.5","memory":1024,
         "version":"V5","restartPolicy":"always","keepAlive":300,"remove":true}"#;
     assert_eq!(api.send("POST /v1/runtimes", full).0, 201);
-    assert!(api.fake.list().is_empty(), "removed at the end of the call");
-    let spec = api.fake.created.lock().unwrap().pop().unwrap();
+    let creation = api.fake.created.lock().unwrap().pop().unwrap();
+    assert!(creation.is_removed && creation.setup.is_none());
+    let spec = creation.spec;
     expect![[r#"
         InstanceSpec {
             id: InstanceId(
@@ -348,11 +402,6 @@ fn a_creation_refuses_what_it_cannot_use() {
         "POST /v1/runtimes",
         r#"{"runtimeId":"a","image":"i","version":"v3"}"#,
         expect![[r#"400 {"type":"general_unknown","message":"Invalid `version` param: Value must be one of (v2, v5)","code":400,"version":"1"}"#]],
-    );
-    api.check(
-        "POST /v1/runtimes",
-        r#"{"runtimeId":"a","image":"i","command":"make"}"#,
-        expect![[r#"400 {"type":"runtime_failed","message":"This node does not build yet: create the runtime without `command` and `destination`.","code":400,"version":"1"}"#]],
     );
     api.check(
         "POST /v1/runtimes",

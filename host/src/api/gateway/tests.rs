@@ -20,8 +20,11 @@ use crate::{
     api::server::{Address, Server},
     config::Limits,
     executor::{
+        command::{CommandError, Written},
         execution::{ExecuteError, Exit, Logs, Phases, Start, StartError},
         instance::{Code, InstanceInfo, Protocol, RestartPolicy},
+        setup::Creation,
+        transcript::Reader,
     },
     id::{ClassName, InstanceId},
     storage::objects::ObjectError,
@@ -70,7 +73,18 @@ impl Instances for Fake {
         })
     }
 
-    async fn create(&self, _: InstanceSpec) -> Result<InstanceInfo, Arc<StartError>> {
+    async fn create(&self, _: Creation) -> Result<InstanceInfo, Arc<StartError>> {
+        unreachable!("the gateway executes only")
+    }
+    async fn command(
+        &self,
+        _: &InstanceId,
+        _: &str,
+        _: Option<Duration>,
+    ) -> Result<Written, CommandError> {
+        unreachable!("the gateway executes only")
+    }
+    async fn follow(&self, _: &InstanceId) -> Option<Reader> {
         unreachable!("the gateway executes only")
     }
     fn list(&self) -> Vec<InstanceInfo> {
