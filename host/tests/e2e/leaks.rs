@@ -30,7 +30,18 @@ fn many_instances_leave_nothing_behind() -> Result<()> {
         let answer = node.api("POST", &format!("{path}/executions"), &execution)?;
         assert_eq!(answer.status, 200, "{}\n{}", answer.text(), node.log());
         assert_eq!(answer.json()["body"], "ok");
+        let command = json!({ "command": "echo ok" });
+        let answer = node.api("POST", &format!("{path}/commands"), &command)?;
+        assert_eq!(answer.json()["output"], "ok\n");
         assert_eq!(node.api("DELETE", &path, &json!({}))?.status, 200);
+        for (command, status) in [("echo ok >/mnt/code/code.tar.gz", 201), ("exit 1", 400)] {
+            let build = json!({
+                "runtimeId": format!("build-{n}"), "image": crate::IMAGE, "command": command,
+                "cacheKey": "round", "destination": node.dir().join("builds"), "remove": true,
+            });
+            let answer = node.api("POST", "/v1/runtimes", &build)?;
+            assert_eq!(answer.status, status, "{}\n{}", answer.text(), node.log());
+        }
         Ok(())
     };
     // The first rounds fill pools and caches.

@@ -63,6 +63,7 @@ pub(crate) struct Traces {
     mounts: usize,
     cgroups: usize,
     links: usize,
+    loops: usize,
     rules: usize,
     processes: usize,
 }
@@ -73,6 +74,7 @@ impl Traces {
         mounts: 0,
         cgroups: 0,
         links: 0,
+        loops: 0,
         rules: 0,
         processes: 0,
     };
@@ -97,7 +99,12 @@ impl Traces {
                 .any(|part| part == dir.as_bytes())
         };
         let state = format!("{dir}/state ");
+        let loops = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+        let files = loops.map(|entry| fs::read_to_string(entry.path().join("loop/backing_file")));
         Self {
+            loops: files
+                .filter(|file| file.as_deref().is_ok_and(|f| f.starts_with(&dir)))
+                .count(),
             mounts: lines(&mounts, &dir) - lines(&mounts, &state),
             cgroups: folders(Path::new("/sys/fs/cgroup"), &node.number.name()),
             links: entries(Path::new(&format!("/sys/class/net/{bridge}/brif")))
@@ -117,6 +124,8 @@ pub(crate) struct Held {
     sandboxes: usize,
     slots: usize,
     sources: usize,
+    staged: usize,
+    disks: usize,
 }
 
 /// Folders below `folder` whose path has `name` in it.
@@ -384,6 +393,8 @@ impl Node {
             sandboxes: entries(&run.join("sandboxes")),
             slots: entries(&run.join("slots")),
             sources: entries(&self.dir().join("state/sources")),
+            staged: entries(&self.dir().join("state/staging")),
+            disks: entries(&self.dir().join("state/sandboxes")),
         })
     }
 

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use serde_json::json;
 
 use crate::{functions::deploy, node::Node};
 
@@ -110,6 +111,54 @@ fn a_restarted_daemon_knows_its_functions() -> Result<()> {
     Ok(())
 }
 
+fn kill_containerd(node: &Node) -> Result<()> {
+    let pid = node.dir().join("run/containerd/containerd.pid");
+    let pid = fs::read_to_string(pid).context("its pid")?;
+    let pid = rustix::process::Pid::from_raw(pid.trim().parse()?).context("a pid")?;
+    Ok(rustix::process::kill_process(
+        pid,
+        rustix::process::Signal::KILL,
+    )?)
+}
+
+#[test]
+fn a_daemon_killed_in_a_build_leaves_nothing_of_it() -> Result<()> {
+    if !crate::can_run() {
+        return Ok(());
+    }
+    let mut node = Node::start()?;
+    node.import_runtime("node")?;
+    let build = json!({
+        "runtimeId": "build", "image": crate::IMAGE, "command": "touch /tmp/begun; sleep 1000",
+        "cacheKey": "key", "destination": node.dir().join("builds"), "remove": true,
+    });
+    let url = node.api_url("/v1/runtimes");
+    let headers = [
+        ("authorization", &*format!("Bearer {}", crate::node::SECRET)),
+        ("content-type", "application/json"),
+    ];
+    thread::scope(|scope| -> Result<()> {
+        let text = build.to_string();
+        let building =
+            scope.spawn(move || crate::node::request("POST", &url, &headers, text.as_bytes()));
+        let begun = json!({ "command": "test -e /tmp/begun" });
+        let has_begun = || node.api("POST", "/v1/runtimes/build/commands", &begun);
+        while !has_begun().is_ok_and(|answer| answer.status == 200) {
+            thread::sleep(Duration::from_millis(10));
+        }
+        node.kill()?;
+        assert!(building.join().expect("no panic").is_err());
+        Ok(())
+    })?;
+    node.spawn()?;
+    assert_eq!(node.instances()?, 0, "{}", node.log());
+    for folder in ["run/sandboxes", "state/sandboxes", "state/staging"] {
+        let left = fs::read_dir(node.dir().join(folder))?.count();
+        assert_eq!(left, 0, "{folder}: {}", node.log());
+    }
+    Ok(())
+}
+
 #[test]
 fn a_killed_containerd_comes_back_by_itself() -> Result<()> {
     if !crate::can_run() {
@@ -120,10 +169,25 @@ fn a_killed_containerd_comes_back_by_itself() -> Result<()> {
     deploy(&node, "counter", COUNTER, &["--runtime", "node-22"])?;
     deploy(&node, "other", COUNTER, &["--runtime", "node-22"])?;
     assert_eq!(node.get("/counter/")?.text(), "1");
-    let pid =
-        fs::read_to_string(node.dir().join("run/containerd/containerd.pid")).context("its pid")?;
-    let pid = rustix::process::Pid::from_raw(pid.trim().parse()?).context("a pid")?;
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+    // A build in which it is killed does not notice.
+    let build = json!({
+        "runtimeId": "build", "image": crate::IMAGE, "remove": true,
+        "command": "echo begun; touch /tmp/begun; sleep 3; echo ended",
+    });
+    let built = thread::scope(|scope| {
+        let built = scope.spawn(|| node.api("POST", "/v1/runtimes", &build));
+        let begun = json!({ "command": "test -e /tmp/begun" });
+        let has_begun = || node.api("POST", "/v1/runtimes/build/commands", &begun);
+        while !has_begun().is_ok_and(|answer| answer.status == 200) {
+            thread::sleep(Duration::from_millis(10));
+        }
+        kill_containerd(&node)?;
+        built.join().expect("no panic")
+    })?;
+    assert_eq!(built.status, 201, "{}\n{}", built.text(), node.log());
+    assert_eq!(built.json()["output"][1]["content"], "ended\r\n");
+
+    kill_containerd(&node)?;
     assert_eq!(node.get("/counter/")?.text(), "2");
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {

@@ -1,0 +1,146 @@
+//! What builds leave, and that it runs.
+
+use std::io::Write as _;
+
+use super::*;
+
+#[test]
+fn builds_leave_artifacts_that_run() -> Result<()> {
+    run(cases![
+        c15_to_18_a_removed_build_leaves_nothing,
+        c22_a_missing_source_is_an_error,
+        c23_to_26_an_output_directory_is_packed_alone,
+        c27_to_29_an_archive_may_be_uncompressed,
+        c77_a_build_and_an_instance_know_their_limits,
+        c86_to_87_a_zip_is_a_source,
+        the_old_protocol_tells_one_piece,
+    ])
+}
+
+fn c15_to_18_a_removed_build_leaves_nothing(node: &Node) -> Result<()> {
+    let order = order(
+        node,
+        "test-build-1",
+        "node",
+        json!({ "command": build_command("npm install") }),
+    )?;
+    let built = built(node, &order)?;
+    ensure!(Path::new(path(&built)?).is_file());
+    ensure!(!Path::new("/tmp/executor-test-build-1").exists());
+    for id in ["test-build-1", "test-build-selfdelete-1"] {
+        let answer = node.api("GET", &format!("/v1/runtimes/{id}"), &json!({}))?;
+        ensure!(answer.status == 404, "{id}: {}", answer.text());
+    }
+    Ok(())
+}
+
+fn c22_a_missing_source_is_an_error(node: &Node) -> Result<()> {
+    let mut order = line("test-build-5", "true");
+    order["source"] = json!("/storage/fake_path/code.tar.gz");
+    create(node, &order, 500).map(drop)
+}
+
+fn c23_to_26_an_output_directory_is_packed_alone(node: &Node) -> Result<()> {
+    let more = json!({ "command": build_command("bash build.sh"), "outputDirectory": "./dist" });
+    let answer = create(
+        node,
+        &order(node, "test-build-static", "output-directory", more)?,
+        201,
+    )?;
+    let built = answer.json();
+    ensure!(built["path"].is_string() && built["output"].is_array() && built["size"].is_u64());
+    ensure!(
+        built["duration"].is_f64() && built["startTime"].is_f64(),
+        "{}",
+        answer.text()
+    );
+    let start = json!({
+        "runtimeId": "test-exec-static", "image": crate::IMAGE, "source": path(&built)?,
+        "runtimeEntrypoint": crate::START,
+    });
+    create(node, &start, 201)?;
+    let answer = node.api(
+        "POST",
+        "/v1/runtimes/test-exec-static/executions",
+        &json!({ "timeout": 45 }),
+    )?;
+    let result = answer.json();
+    ensure!(result["body"] == "Website content", "{result}");
+    delete(node, "test-exec-static", 200)
+}
+
+fn c27_to_29_an_archive_may_be_uncompressed(node: &Node) -> Result<()> {
+    let id = "test-uncompressed";
+    let more = json!({ "command": build_command("npm install"),
+        "variables": { "OPEN_RUNTIMES_BUILD_COMPRESSION": "none" } });
+    let built = built(node, &order(node, id, "node", more)?)?;
+    let bytes = fs::read(path(&built)?)?;
+    ensure!(bytes.get(257..262) == Some(b"ustar"), "it is no plain tar");
+    let result = execute(node, "test-uncompressed-exec", path(&built)?, json!({}))?;
+    let body: Value = serde_json::from_str(result["body"].as_str().unwrap_or_default())?;
+    ensure!(body["message"] == "Hello Open Runtimes 👋", "{body}");
+    Ok(())
+}
+
+fn c77_a_build_and_an_instance_know_their_limits(node: &Node) -> Result<()> {
+    let limits =
+        json!({ "cpus": 2.5, "memory": 1024, "command": build_command("npm i && npm run build") });
+    let built = built(
+        node,
+        &order(node, "scenario-build-node-specs", "node-specs", limits)?,
+    )?;
+    let text = output(&built);
+    ensure!(
+        text.contains("cpus=2.5") && text.contains("memory=1024"),
+        "{text}"
+    );
+    let limits = json!({ "cpus": 2.5, "memory": 1024, "variables": { "LOAD_MS": "10" } });
+    let result = execute(node, "scenario-execute-node-specs", path(&built)?, limits)?;
+    ensure!(
+        result["body"] == r#"{"cpus":"2.5","memory":"1024"}"#,
+        "{result}"
+    );
+    ensure!(result["logs"] == "" && result["errors"] == "", "{result}");
+    Ok(())
+}
+
+fn c86_to_87_a_zip_is_a_source(node: &Node) -> Result<()> {
+    let zip = node.dir().join("storage/code.zip");
+    fs::create_dir_all(zip.parent().context("it has a folder")?)?;
+    let mut archive = zip::ZipWriter::new(fs::File::create(&zip)?);
+    archive.start_file("index.js", zip::write::SimpleFileOptions::default())?;
+    archive.write_all(b"module.exports = async ({ res }) => res.text('zipped');")?;
+    archive.finish()?;
+    let more = json!({
+        "command": "unzip /tmp/code.tar.gz -d /mnt/code && bash helpers/build.sh \"true\"",
+        "source": zip.display().to_string(),
+    });
+    let built = built(node, &order(node, "test-zip", "node", more)?)?;
+    let result = execute(node, "test-zip-exec", path(&built)?, json!({}))?;
+    ensure!(result["body"] == "zipped", "{result}");
+    Ok(())
+}
+
+fn the_old_protocol_tells_one_piece(node: &Node) -> Result<()> {
+    let mut order = line(
+        "test-v2",
+        "pwd; echo err >&2; echo x > /usr/code/code.tar.gz",
+    );
+    order["version"] = json!("v2");
+    order["destination"] = json!(destination(node));
+    let built = built(node, &order)?;
+    ensure!(
+        built["output"].as_array().map(Vec::len) == Some(1),
+        "{built}"
+    );
+    let text = output(&built);
+    ensure!(
+        text.contains("/usr/code\n") && text.contains("err\n") && !text.contains('\r'),
+        "{text:?}"
+    );
+    ensure!(
+        built["size"] == 2 && fs::read(path(&built)?)? == b"x\n",
+        "{built}"
+    );
+    Ok(())
+}

@@ -1,0 +1,2 @@
+bash logs.sh 1
+exit 1

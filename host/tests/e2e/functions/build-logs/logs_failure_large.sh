@@ -1,0 +1,2 @@
+bash logs.sh 2
+exit 1

@@ -1,0 +1,1 @@
+bash logs.sh 2

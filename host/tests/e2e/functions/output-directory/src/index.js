@@ -1,0 +1,1 @@
+module.exports = async ({ res }) => res.text('Website content');
