@@ -11,10 +11,11 @@ import time
 import unittest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, HERE)
+sys.path.insert(0, f"{HERE}/../../test")
 
-from server import Server  # noqa: E402
+from harness import Server  # noqa: E402
 
+COMMAND = [sys.executable, "-S", f"{HERE}/serve.py"]
 FIXTURES = f"{HERE}/fixtures"
 OK = "def main(context):\n    return context.res.text('ok')\n"
 
@@ -26,13 +27,13 @@ def server_of(files, **env):
             os.makedirs(os.path.dirname(f"{directory}/{name}"), exist_ok=True)
             with open(f"{directory}/{name}", "w") as file:
                 file.write(text)
-        with Server(directory, **env) as server:
+        with Server(COMMAND, directory, **env) as server:
             yield server
 
 
 class ServerTest(unittest.TestCase):
     def test_keeps_overlapping_executions_native_output_apart(self):
-        with Server(FIXTURES, OPEN_RUNTIMES_ENTRYPOINT="tests.py") as server:
+        with Server(COMMAND, FIXTURES, OPEN_RUNTIMES_ENTRYPOINT="tests.py") as server:
             names = ["a", "b", "c", "d"]
             threads = [
                 threading.Thread(

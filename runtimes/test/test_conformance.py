@@ -1,21 +1,19 @@
-"""The table of ../../test/conformance.json against this server, as a process of its own."""
+"""The table of conformance.json against each language's server, as a process of its own, where the language is installed."""
 
 import base64
 import hashlib
 import http.client
 import json
 import os
-import sys
+import shutil
 import time
 import unittest
 
+from harness import Server
+
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, HERE)
-
-from server import Server  # noqa: E402
-
-FIXTURES = f"{HERE}/fixtures"
-with open(f"{HERE}/../../test/conformance.json", encoding="utf-8") as table:
+RUNTIMES = os.path.dirname(HERE)
+with open(f"{HERE}/conformance.json", encoding="utf-8") as table:
     CHECKS = json.load(table)["checks"]
 SECONDARY = {"OPEN_RUNTIMES_SECRET": "", "OPEN_RUNTIMES_HEADERS": "", "OPEN_RUNTIMES_ENV": "development"}
 SERVERS = {
@@ -30,20 +28,27 @@ SERVERS = {
 
 
 class Conformance(unittest.TestCase):
-    def test_asynchronous_function(self):
-        self.run_all("tests.py")
+    def test_python_asynchronous(self):
+        self.run_all("python", ["python3", "-S"], "serve.py", "tests.py")
 
-    def test_synchronous_function(self):
-        self.run_all("tests_sync.py")
+    def test_python_synchronous(self):
+        self.run_all("python", ["python3", "-S"], "serve.py", "tests_sync.py")
 
-    def run_all(self, entrypoint):
+    def test_php(self):
+        self.run_all("php", ["php"], "serve.php", "tests.php")
+
+    def run_all(self, language, program, script, entrypoint):
+        if shutil.which(program[0]) is None:
+            self.skipTest(f"{program[0]} is not installed; its image is tested through a node")
+        test_dir = f"{RUNTIMES}/{language}/test"
         servers = {}
         try:
             for name, env in SERVERS.items():
-                file = "no-export.py" if name == "no-export" else entrypoint
-                servers[name] = Server(FIXTURES, OPEN_RUNTIMES_ENTRYPOINT=file, **env)
+                file = f"no-export{os.path.splitext(entrypoint)[1]}" if name == "no-export" else entrypoint
+                command = [*program, f"{test_dir}/{script}"]
+                servers[name] = Server(command, f"{test_dir}/fixtures", OPEN_RUNTIMES_ENTRYPOINT=file, **env)
             for check in CHECKS:
-                if "python" not in check.get("only", ["python"]):
+                if language not in check.get("only", [language]):
                     continue
                 name = check.get("server", "main")
                 with self.subTest(check["id"]):

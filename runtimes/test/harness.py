@@ -1,32 +1,31 @@
-"""A server process with state of its own, for tests."""
+"""A language's server as a process with state of its own, for tests."""
 
 import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 from urllib import error, request
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-
 
 class Server:
-    """Started and listening when made, with the function in `code_dir`; a context manager."""
+    """Started and listening when made, with a copy of the function in `code_dir`; a context manager.
 
-    def __init__(self, code_dir, **env):
+    `command` gets three arguments more: the port, the function's folder, and the folder of logs and timings."""
+
+    def __init__(self, command, code_dir, **env):
         self.state = tempfile.mkdtemp(prefix="runtime-")
         os.mkdir(f"{self.state}/logs")
         os.mkdir(f"{self.state}/telemetry")
         with open(f"{self.state}/telemetry/timings.txt", "w") as timings:
             timings.write("local_download=0.200\nremote_download=10.560\n")
         self.port = free_port()
-        # The server imports the function as a module of the package that its directory is.
+        # Python's imports the function as a module of the package that its directory is.
         self.code_dir = f"{self.state}/src/function"
         shutil.copytree(code_dir, self.code_dir)
         self.process = subprocess.Popen(
-            [sys.executable, "-S", f"{HERE}/serve.py", str(self.port), self.code_dir, self.state],
+            [*command, str(self.port), self.code_dir, self.state],
             env={"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1", **env},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
