@@ -37,6 +37,9 @@ class Conformance(unittest.TestCase):
     def test_php(self):
         self.run_all("php", ["php"], "serve.php", "tests.php")
 
+    def test_ruby(self):
+        self.run_all("ruby", ["ruby", "--disable=gems"], "serve.rb", "tests.rb")
+
     def run_all(self, language, program, script, entrypoint):
         if shutil.which(program[0]) is None:
             self.skipTest(f"{program[0]} is not installed; its image is tested through a node")

@@ -4,6 +4,7 @@
 
 mod builds;
 mod conformance;
+mod direct;
 mod executor_api;
 mod functions;
 mod hostile;
@@ -11,7 +12,9 @@ mod leaks;
 mod load;
 mod node;
 mod recovery;
+mod runtimes;
 mod storage;
+mod table;
 
 /// The node runtime's image.
 const IMAGE: &str = "openruntimes/node:v5-22";
