@@ -1,11 +1,13 @@
 """The table of conformance.json against each language's server, as a process of its own, where the language is installed."""
 
 import base64
+import glob
 import hashlib
 import http.client
 import json
 import os
 import shutil
+import tempfile
 import time
 import unittest
 
@@ -40,10 +42,16 @@ class Conformance(unittest.TestCase):
     def test_ruby(self):
         self.run_all("ruby", ["ruby", "--disable=gems"], "serve.rb", "tests.rb")
 
+    def test_bun(self):
+        self.run_all("bun", ["bun"], "serve.ts", "tests.ts")
+
+    def test_deno(self):
+        self.run_all("deno", ["deno", "run", "--allow-all", "--quiet"], "serve.ts", "tests.ts")
+
     def run_all(self, language, program, script, entrypoint):
         if shutil.which(program[0]) is None:
             self.skipTest(f"{program[0]} is not installed; its image is tested through a node")
-        test_dir = f"{RUNTIMES}/{language}/test"
+        test_dir = f"{self.tree(language)}/test"
         servers = {}
         try:
             for name, env in SERVERS.items():
@@ -59,6 +67,19 @@ class Conformance(unittest.TestCase):
         finally:
             for server in servers.values():
                 server.__exit__()
+
+    def tree(self, language):
+        """The language's folder; with what its image takes from others, where it does."""
+        if language not in ("bun", "deno"):
+            return f"{RUNTIMES}/{language}"
+        tree = tempfile.mkdtemp(prefix="tree-")
+        self.addCleanup(shutil.rmtree, tree)
+        for part in ("node", "javascript", language):
+            shutil.copytree(f"{RUNTIMES}/{part}/src", f"{tree}/src", dirs_exist_ok=True)
+        shutil.copytree(f"{RUNTIMES}/{language}/test", f"{tree}/test")
+        for manifest in glob.glob(f"{RUNTIMES}/{language}/*.json"):
+            shutil.copy(manifest, tree)
+        return tree
 
     def run_check(self, check, server, secret):
         wanted, expect = check["request"], check["expect"]

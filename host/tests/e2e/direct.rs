@@ -32,17 +32,17 @@ pub(crate) struct Request<'a> {
 }
 
 impl Server {
-    /// The sandbox whose environment has `marker`, once its port accepts.
-    pub(crate) fn wait_for(marker: &str) -> Result<Self> {
+    /// The one of this instance, once its port accepts.
+    pub(crate) fn wait_for(instance: &str) -> Result<Self> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(pid) = find_process(marker) {
+            if let Some(pid) = find_process(instance) {
                 let server = Self { pid };
                 if server.connect().is_ok() {
                     return Ok(server);
                 }
             }
-            ensure!(Instant::now() < deadline, "{marker} does not listen");
+            ensure!(Instant::now() < deadline, "{instance} does not listen");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -90,17 +90,16 @@ impl Server {
     }
 }
 
-/// The first process with this variable, which is the one that all others come from.
-fn find_process(marker: &str) -> Option<u32> {
+/// The first process of the sandbox, which is the one that all others come from.
+fn find_process(instance: &str) -> Option<u32> {
     let processes = fs::read_dir("/proc").ok()?.flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let has_marker = |pid: &u32| {
-        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment
-            .split(|byte| *byte == 0)
-            .any(|v| v == marker.as_bytes())
+    let sandbox = format!("/{instance}-");
+    let is_inside = |pid: &u32| {
+        let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup"));
+        cgroups.is_ok_and(|cgroups| cgroups.contains(&sandbox))
     };
-    pids.filter(has_marker).min()
+    pids.filter(is_inside).min()
 }
 
 fn write(mut to: &TcpStream, request: &Request) -> std::io::Result<()> {

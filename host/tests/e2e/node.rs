@@ -1,6 +1,7 @@
 //! A node of a test's own: real containerd, real containers, real HTTP, in folders that end with it.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::Read,
     net::TcpListener,
@@ -529,7 +530,16 @@ pub(crate) fn request(
 pub(crate) fn runtime_archive(runtime: &str) -> Result<PathBuf> {
     let runtimes = Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtimes");
     let mut sum = Sha256::new();
-    for part in ["catalog.toml", "helpers", runtime] {
+    // What the image is made of: its own folder, and what it copies of others.
+    let dockerfile = fs::read_to_string(runtimes.join(runtime).join("Dockerfile"))?;
+    let folders = dockerfile
+        .split_whitespace()
+        .filter_map(|word| word.split_once('/'));
+    let folders = folders.map(|(folder, _)| folder).filter(|f| !f.is_empty());
+    let folders: BTreeSet<_> = folders
+        .filter(|folder| runtimes.join(folder).is_dir())
+        .collect();
+    for part in folders.into_iter().chain(["catalog.toml", runtime]) {
         add(&runtimes.join(part), &mut sum)?;
     }
     let key: String = sum

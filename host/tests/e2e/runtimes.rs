@@ -44,6 +44,8 @@ const NODE: Language = Language::scripted("node", "tests.js", "no-export.js");
 const PYTHON: Language = Language::scripted("python", "tests.py", "no-export.py");
 const PHP: Language = Language::scripted("php", "tests.php", "no-export.php");
 const RUBY: Language = Language::scripted("ruby", "tests.rb", "no-export.rb");
+const BUN: Language = Language::scripted("bun", "tests.ts", "no-export.ts");
+const DENO: Language = Language::scripted("deno", "tests.ts", "no-export.ts");
 const STATIC: Language = Language {
     family: "static",
     table: "static.json",
@@ -71,6 +73,8 @@ tests! {
     python: PYTHON conforms survives_hostile_functions;
     php: PHP conforms survives_hostile_functions;
     ruby: RUBY conforms survives_hostile_functions;
+    bun: BUN conforms survives_hostile_functions;
+    deno: DENO conforms survives_hostile_functions;
     site: STATIC conforms;
 }
 
@@ -172,15 +176,15 @@ impl Language {
             "export {settings} && printf '{TIMINGS}' > /mnt/telemetry/timings.txt && \
              cp /tmp/code.tar.gz /mnt/code/code.tar.gz && nohup helpers/start.sh \"bash helpers/server.sh\""
         );
-        let marker = format!("{}-{name}-{}", self.family, std::process::id());
+        // No other test of this machine has an instance of this name.
+        let instance = format!("{}-{name}-{}", self.family, std::process::id());
         let runtime = json!({
-            "runtimeId": marker, "image": self.image()?, "source": artifact,
-            "runtimeEntrypoint": command, "variables": { "PROBE": marker }, "memory": 1024,
+            "runtimeId": instance, "image": self.image()?, "source": artifact,
+            "runtimeEntrypoint": command, "memory": 1024,
         });
         let created = node.api("POST", "/v1/runtimes", &runtime)?;
         ensure!(created.status == 201, "{}\n{}", created.text(), node.log());
-        let server = Server::wait_for(&format!("PROBE={marker}"));
-        server.with_context(|| node.log())
+        Server::wait_for(&instance).with_context(|| node.log())
     }
 
     /// The image of the catalogue's first version.

@@ -6,8 +6,8 @@ const path = require('node:path');
 
 const SERVER_ROOT = path.resolve(__dirname, '../..');
 
-/** Settings made of `env`; the paths and the port are the protocol's own. */
-function settings(env) {
+/** Settings made of `env`; the paths and the port are the protocol's own. `entrypoint` is the one where `env` names none. */
+function settings(env, entrypoint = 'index.js') {
   const secret = env.OPEN_RUNTIMES_SECRET ?? '';
   return {
     port: 3000,
@@ -19,7 +19,7 @@ function settings(env) {
     // The caller's own `authorization`, which is not the function's to see.
     ownCredential: secret === '' ? undefined : `Basic ${Buffer.from(`opr:${secret}`).toString('base64')}`,
     isDevelopment: env.OPEN_RUNTIMES_ENV === 'development',
-    entrypoint: env.OPEN_RUNTIMES_ENTRYPOINT || 'index.js',
+    entrypoint: env.OPEN_RUNTIMES_ENTRYPOINT || entrypoint,
     enforcedHeaders: parseEnforcedHeaders(env.OPEN_RUNTIMES_HEADERS),
   };
 }

@@ -1,0 +1,4 @@
+# Bun brings its own certificate authorities; the system's count too, so that an operator's proxy is trusted.
+if [ -f /etc/ssl/certs/ca-certificates.crt ]; then
+    export NODE_EXTRA_CA_CERTS="${NODE_EXTRA_CA_CERTS:-/etc/ssl/certs/ca-certificates.crt}"
+fi

@@ -1,0 +1,12 @@
+// Bun's own HTTP server.
+
+// The caller decides when a connection ends: seconds, the most that Bun takes.
+const IDLE_S = 255;
+// The protocol's own limit is kept by who reads the body.
+const BODY_LIMIT = 2 ** 40;
+
+/** Serves `handle` on a port; the answer stops it and resolves when all requests have been answered. */
+export function listen(port, handle) {
+  const server = Bun.serve({ port, fetch: handle, idleTimeout: IDLE_S, maxRequestBodySize: BODY_LIMIT, development: false });
+  return () => server.stop();
+}
