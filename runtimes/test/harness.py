@@ -1,5 +1,6 @@
 """A language's server as a process with state of its own, for tests."""
 
+import glob
 import os
 import shutil
 import socket
@@ -7,6 +8,45 @@ import subprocess
 import tempfile
 import threading
 from urllib import error, request
+
+
+RUNTIMES = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+class Language:
+    """How to start a language's server with the paths of a test: `test/serve.*` of its folder."""
+
+    def __init__(self, name, program, extension, parts=()):
+        self.name = name
+        self.program = program
+        self.extension = extension
+        # Folders whose sources its image takes too.
+        self.parts = parts
+
+    def is_installed(self):
+        return shutil.which(self.program[0]) is not None
+
+    def fixtures(self):
+        return f"{RUNTIMES}/{self.name}/test/fixtures"
+
+    def command(self, tree):
+        """The command; what it needs is put into the empty folder `tree`, where that is more than the language's own."""
+        folder = f"{RUNTIMES}/{self.name}"
+        if self.parts:
+            for part in (*self.parts, self.name):
+                shutil.copytree(f"{RUNTIMES}/{part}/src", f"{tree}/src", dirs_exist_ok=True)
+            shutil.copytree(f"{folder}/test", f"{tree}/test")
+            for manifest in glob.glob(f"{folder}/*.json"):
+                shutil.copy(manifest, tree)
+            folder = tree
+        return [*self.program, f"{folder}/test/serve.{self.extension}"]
+
+
+PYTHON = Language("python", ["python3", "-S"], "py")
+PHP = Language("php", ["php"], "php")
+RUBY = Language("ruby", ["ruby", "--disable=gems"], "rb")
+BUN = Language("bun", ["bun"], "ts", ("node", "javascript"))
+DENO = Language("deno", ["deno", "run", "--allow-all", "--quiet"], "ts", ("node", "javascript"))
 
 
 class Server:
@@ -36,6 +76,7 @@ class Server:
         self.reader = threading.Thread(target=self.read, args=(started,), daemon=True)
         self.reader.start()
         if not started.wait(10):
+            self.__exit__()
             raise RuntimeError(f"not started: {self.text_output()}")
 
     def read(self, started):

@@ -1,21 +1,17 @@
 """The table of conformance.json against each language's server, as a process of its own, where the language is installed."""
 
 import base64
-import glob
 import hashlib
 import http.client
 import json
 import os
-import shutil
 import tempfile
 import time
 import unittest
 
-from harness import Server
+import harness
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-RUNTIMES = os.path.dirname(HERE)
-with open(f"{HERE}/conformance.json", encoding="utf-8") as table:
+with open(f"{os.path.dirname(os.path.abspath(__file__))}/conformance.json", encoding="utf-8") as table:
     CHECKS = json.load(table)["checks"]
 SECONDARY = {"OPEN_RUNTIMES_SECRET": "", "OPEN_RUNTIMES_HEADERS": "", "OPEN_RUNTIMES_ENV": "development"}
 SERVERS = {
@@ -31,35 +27,36 @@ SERVERS = {
 
 class Conformance(unittest.TestCase):
     def test_python_asynchronous(self):
-        self.run_all("python", ["python3", "-S"], "serve.py", "tests.py")
+        self.run_all(harness.PYTHON, "tests.py")
 
     def test_python_synchronous(self):
-        self.run_all("python", ["python3", "-S"], "serve.py", "tests_sync.py")
+        self.run_all(harness.PYTHON, "tests_sync.py")
 
     def test_php(self):
-        self.run_all("php", ["php"], "serve.php", "tests.php")
+        self.run_all(harness.PHP, "tests.php")
 
     def test_ruby(self):
-        self.run_all("ruby", ["ruby", "--disable=gems"], "serve.rb", "tests.rb")
+        self.run_all(harness.RUBY, "tests.rb")
 
     def test_bun(self):
-        self.run_all("bun", ["bun"], "serve.ts", "tests.ts")
+        self.run_all(harness.BUN, "tests.ts")
 
     def test_deno(self):
-        self.run_all("deno", ["deno", "run", "--allow-all", "--quiet"], "serve.ts", "tests.ts")
+        self.run_all(harness.DENO, "tests.ts")
 
-    def run_all(self, language, program, script, entrypoint):
-        if shutil.which(program[0]) is None:
-            self.skipTest(f"{program[0]} is not installed; its image is tested through a node")
-        test_dir = f"{self.tree(language)}/test"
+    def run_all(self, language, entrypoint):
+        if not language.is_installed():
+            self.skipTest(f"{language.name} is not installed; its image is tested on a node")
+        tree = tempfile.TemporaryDirectory(prefix="tree-")
+        self.addCleanup(tree.cleanup)
+        command = language.command(tree.name)
         servers = {}
         try:
             for name, env in SERVERS.items():
-                file = f"no-export{os.path.splitext(entrypoint)[1]}" if name == "no-export" else entrypoint
-                command = [*program, f"{test_dir}/{script}"]
-                servers[name] = Server(command, f"{test_dir}/fixtures", OPEN_RUNTIMES_ENTRYPOINT=file, **env)
+                file = f"no-export.{language.extension}" if name == "no-export" else entrypoint
+                servers[name] = harness.Server(command, language.fixtures(), OPEN_RUNTIMES_ENTRYPOINT=file, **env)
             for check in CHECKS:
-                if language not in check.get("only", [language]):
+                if language.name not in check.get("only", [language.name]):
                     continue
                 name = check.get("server", "main")
                 with self.subTest(check["id"]):
@@ -67,19 +64,6 @@ class Conformance(unittest.TestCase):
         finally:
             for server in servers.values():
                 server.__exit__()
-
-    def tree(self, language):
-        """The language's folder; with what its image takes from others, where it does."""
-        if language not in ("bun", "deno"):
-            return f"{RUNTIMES}/{language}"
-        tree = tempfile.mkdtemp(prefix="tree-")
-        self.addCleanup(shutil.rmtree, tree)
-        for part in ("node", "javascript", language):
-            shutil.copytree(f"{RUNTIMES}/{part}/src", f"{tree}/src", dirs_exist_ok=True)
-        shutil.copytree(f"{RUNTIMES}/{language}/test", f"{tree}/test")
-        for manifest in glob.glob(f"{RUNTIMES}/{language}/*.json"):
-            shutil.copy(manifest, tree)
-        return tree
 
     def run_check(self, check, server, secret):
         wanted, expect = check["request"], check["expect"]

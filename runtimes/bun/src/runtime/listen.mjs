@@ -7,6 +7,14 @@ const BODY_LIMIT = 2 ** 40;
 
 /** Serves `handle` on a port; the answer stops it and resolves when all requests have been answered. */
 export function listen(port, handle) {
-  const server = Bun.serve({ port, fetch: handle, idleTimeout: IDLE_S, maxRequestBodySize: BODY_LIMIT, development: false });
+  const server = Bun.serve({
+    port,
+    hostname: '0.0.0.0',
+    fetch: handle,
+    idleTimeout: IDLE_S,
+    maxRequestBodySize: BODY_LIMIT,
+    reusePort: false,
+    development: false,
+  });
   return () => server.stop();
 }

@@ -114,14 +114,9 @@ function guardThread(executions) {
       exit.call(owner, code);
     };
   }
-  addEventListener('error', (event) => {
-    event.preventDefault();
-    executions.failCurrent(event.error ?? event.message);
-  });
-  addEventListener('unhandledrejection', (event) => {
-    event.preventDefault();
-    executions.failCurrent(event.reason);
-  });
+  for (const event of ['uncaughtException', 'unhandledRejection']) {
+    process.on(event, (error) => executions.failCurrent(error));
+  }
 }
 
 addEventListener('message', async ({ data: { settings } }) => {

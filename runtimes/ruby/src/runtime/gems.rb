@@ -11,7 +11,7 @@ module Runtime
   def self.prepare_gems(code_dir)
     if File.file?("#{code_dir}/#{SETUP}")
       require "rubygems"
-      load "#{code_dir}/#{SETUP}"
+      Kernel.load("#{code_dir}/#{SETUP}")
     elsif !defined?(Gem)
       Object.autoload(:Gem, "rubygems")
       Kernel.prepend(LazyGems)
