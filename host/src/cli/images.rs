@@ -19,6 +19,9 @@ use super::{
 };
 use crate::{api::node::wire::InstanceEntry, config::env, function::Catalog};
 
+/// The argument of a runtime's Dockerfile that says which version is built.
+const VERSION: &str = "VERSION";
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -73,7 +76,7 @@ struct BuildArgs {
     /// Its name [default: the catalogue's].
     #[arg(long)]
     tag: Option<Reference>,
-    /// Its version, of those in the catalogue [default: the first].
+    /// Its version, of those in the catalogue; the Dockerfile's argument VERSION [default: the first].
     #[arg(long)]
     version: Option<String>,
     /// An argument of the Dockerfile; may be repeated.
@@ -255,6 +258,10 @@ fn context(args: &BuildArgs) -> anyhow::Result<BuildContext> {
         let (name, value) = pair.with_context(|| format!("{arg:?} is not NAME=VALUE"))?;
         build_args.insert(name.to_owned(), value.to_owned());
     }
+    if let Some(version) = &args.version {
+        let argument = build_args.entry(VERSION.to_owned());
+        argument.or_insert_with(|| version.clone());
+    }
     let catalog = folder.parent().map(|parent| parent.join("catalog.toml"));
     let catalog = catalog.filter(|file| file.is_file());
     let tag = match (&args.tag, &catalog) {
@@ -362,6 +369,21 @@ mod tests {
         assert_eq!(context.tag.to_string(), "docker.io/openruntimes/node:v5-22");
         assert!(context.context_dir.ends_with("runtimes"));
         assert_eq!(context.build_args["A"], "b");
+        assert_eq!(context.build_args.get("VERSION"), None);
+    }
+
+    #[test]
+    fn another_version_is_built_as_that_one() {
+        let args = BuildArgs {
+            folder: Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtimes/php"),
+            tag: None,
+            version: Some("8.2".into()),
+            build_arg: vec![],
+            output: None,
+        };
+        let context = context(&args).unwrap();
+        assert_eq!(context.tag.to_string(), "docker.io/openruntimes/php:v5-8.2");
+        assert_eq!(context.build_args["VERSION"], "8.2");
     }
 
     #[test]

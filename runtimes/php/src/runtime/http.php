@@ -66,6 +66,7 @@ final class Connection
     private string $input = '';
     private string $output = '';
     private bool $isEnding = false;
+    private bool $isAdvancing = false;
     /** Of the body or chunk that is being read, and of all chunks so far. */
     private int $missing = 0;
     private int $total = 0;
@@ -126,10 +127,9 @@ final class Connection
         $head = encode_head($status, $headers);
         $message->isWanted = false;
         $this->send($isBodiless || $message->method === 'HEAD' ? $head : $head . $body);
-        if (!$message->keepsAlive) {
-            $this->end();
-        } elseif ($this->expected === Expected::Answer) {
-            $this->next();
+        // Otherwise the rest of the body is read first, so that the caller comes to read the answer.
+        if ($this->expected === Expected::Answer || $message->isInvited()) {
+            $this->finish();
             $this->advance();
         }
     }
@@ -172,8 +172,13 @@ final class Connection
         }
     }
 
-    private function next(): void
+    /** Request and answer are done with. */
+    private function finish(): void
     {
+        if (!$this->message->keepsAlive) {
+            $this->end();
+            return;
+        }
         $this->expected = Expected::Head;
         $this->message = null;
         $this->total = 0;
@@ -181,6 +186,11 @@ final class Connection
 
     private function advance(): void
     {
+        // An answer that is given at once comes back to here.
+        if ($this->isAdvancing) {
+            return;
+        }
+        $this->isAdvancing = true;
         try {
             while ($this->isOpen && $this->step());
         } catch (HttpError $error) {
@@ -191,6 +201,7 @@ final class Connection
             }
             $this->end();
         }
+        $this->isAdvancing = false;
     }
 
     /** Takes one part from the input; false where it is not whole yet. */
@@ -314,7 +325,7 @@ final class Connection
         if ($this->message->isWanted) {
             ($this->run)($this->message, $this);
         } else {
-            $this->next();
+            $this->finish();
         }
         return true;
     }

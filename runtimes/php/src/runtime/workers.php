@@ -58,7 +58,8 @@ final class Workers
 
     public function isBusy(): bool
     {
-        return !$this->waiting->isEmpty() || count($this->idle) < count($this->workers);
+        $busy = array_filter($this->workers, fn (Worker $worker) => $worker->execution !== null);
+        return !$this->waiting->isEmpty() || $busy !== [];
     }
 
     /** @return array<int, Worker> */

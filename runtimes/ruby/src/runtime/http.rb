@@ -60,8 +60,8 @@ module Runtime
       loop do
         message = read_head or return true
         yield message, self
-        break if @socket.closed? || !message.keeps_alive
-        break unless message.is_read || discard_body(message)
+        # The rest of the body is read first, so that the caller comes to read the answer.
+        break unless !@socket.closed? && (message.is_read || discard_body(message)) && message.keeps_alive
       end
       close
       false
