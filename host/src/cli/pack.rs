@@ -80,16 +80,26 @@ fn check_link(folder: &Path, path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Families of runtimes and the files that speak of them. The first that has one is meant: what is more particular comes first.
+const SIGNS: [(&str, &[&str]); 8] = [
+    ("bun", &["bun.lock", "bun.lockb", "bunfig.toml"]),
+    ("deno", &["deno.json", "deno.jsonc", "deno.lock", "mod.ts"]),
+    (
+        "node",
+        &["package.json", "index.js", "index.mjs", "main.js"],
+    ),
+    ("python", &["requirements.txt", "main.py", "index.py"]),
+    ("php", &["composer.json", "index.php"]),
+    ("ruby", &["Gemfile", "index.rb"]),
+    ("bun", &["index.ts"]),
+    ("static", &["index.html"]),
+];
+
 /// The family of runtimes that a folder's files speak of.
 pub(super) fn guess_runtime(folder: &Path) -> Option<&'static str> {
     let has = |names: &[&str]| names.iter().any(|name| folder.join(name).is_file());
-    if has(&["package.json", "index.js", "index.mjs", "main.js"]) {
-        Some("node")
-    } else if has(&["requirements.txt", "main.py", "index.py"]) {
-        Some("python")
-    } else {
-        None
-    }
+    let found = SIGNS.iter().find(|(_, names)| has(names));
+    found.map(|(family, _)| *family)
 }
 
 #[cfg(test)]
@@ -174,13 +184,21 @@ mod tests {
 
     #[test]
     fn guesses_a_runtime_by_the_files() {
-        let check = |file: &str, expected| {
+        let check = |files: &str, expected| {
             let dir = tempfile::tempdir().unwrap();
-            fs::write(dir.path().join(file), "").unwrap();
-            assert_eq!(guess_runtime(dir.path()), expected, "{file}");
+            for file in files.split(' ') {
+                fs::write(dir.path().join(file), "").unwrap();
+            }
+            assert_eq!(guess_runtime(dir.path()), expected, "{files}");
         };
         check("package.json", Some("node"));
+        check("package.json bun.lock index.ts", Some("bun"));
+        check("deno.json package.json", Some("deno"));
         check("main.py", Some("python"));
+        check("composer.json index.php", Some("php"));
+        check("index.rb index.html", Some("ruby"));
+        check("index.ts", Some("bun"));
+        check("index.html", Some("static"));
         check("README.md", None);
     }
 }

@@ -571,7 +571,7 @@ pub(crate) fn runtime_archive(runtime: &str) -> Result<PathBuf> {
     Ok(archive)
 }
 
-/// Adds the names and contents of all files below `path`, except tests' and dependencies'.
+/// Adds the names and contents of all files below `path`, except what never gets into an image.
 fn add(path: &Path, sum: &mut Sha256) -> Result<()> {
     if path.is_dir() {
         let mut entries: Vec<_> = fs::read_dir(path)?
@@ -579,10 +579,15 @@ fn add(path: &Path, sum: &mut Sha256) -> Result<()> {
             .map(|entry| entry.path())
             .collect();
         entries.sort();
-        for entry in entries
-            .iter()
-            .filter(|e| !e.ends_with("node_modules") && !e.ends_with("test"))
-        {
+        let left_out = [
+            "node_modules",
+            "test",
+            "example",
+            "README.md",
+            "docker-compose.yml",
+        ];
+        let is_used = |entry: &&PathBuf| !left_out.iter().any(|name| entry.ends_with(name));
+        for entry in entries.iter().filter(is_used) {
             add(entry, sum)?;
         }
     } else {
