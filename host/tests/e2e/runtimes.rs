@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -14,7 +15,7 @@ use crate::{
     table::checks,
 };
 
-/// A language, whose probe is in `runtimes/<family>/test/fixtures`.
+/// A language, whose probe is in a folder of `runtimes/<family>/test`.
 struct Language {
     family: &'static str,
     /// Its checks, a file in `runtimes/test`.
@@ -23,8 +24,13 @@ struct Language {
     probe: &'static str,
     /// A file without a function; none where such a one is not built.
     no_export: Option<&'static str>,
-    /// What the build runs.
+    /// The probe's folder.
+    folder: &'static str,
+    /// What the build runs, and the part of its output that is packed.
     install: &'static str,
+    output: &'static str,
+    /// What becomes the server.
+    server: &'static str,
 }
 
 impl Language {
@@ -35,7 +41,10 @@ impl Language {
             table: "conformance.json",
             probe,
             no_export,
+            folder: "fixtures",
             install: "",
+            output: "",
+            server: SERVER,
         }
     }
 }
@@ -51,8 +60,39 @@ const STATIC: Language = Language {
     table: "static.json",
     probe: "index.html",
     no_export: None,
+    folder: "fixtures",
     install: "bash build.sh",
+    output: "",
+    server: SERVER,
 };
+/// A site that a framework renders.
+const ASTRO: Language = Language {
+    family: "node",
+    table: "site.json",
+    probe: "server/entry.mjs",
+    no_export: None,
+    folder: "site",
+    install: "export NODE_EXTRA_CA_CERTS=/usr/local/build/certificates.crt \
+              && source /usr/local/server/helpers/astro/env.sh && npm install && npm run build \
+              && bash /usr/local/server/helpers/astro/bundle.sh",
+    output: "./dist",
+    server: "bash helpers/astro/server.sh",
+};
+
+const SERVER: &str = "bash helpers/server.sh";
+
+/// A copy of the folder with this machine's certificate authorities, so that a build reaches registries through its proxy.
+fn with_certificates(node: &Node, folder: &Path) -> Result<PathBuf> {
+    let copy = node.dir().join("source");
+    let copied = Command::new("cp")
+        .arg("-R")
+        .args([folder, &copy])
+        .status()?;
+    ensure!(copied.success(), "cannot copy {}", folder.display());
+    let bundle = "/etc/ssl/certs/ca-certificates.crt";
+    std::fs::copy(bundle, copy.join("certificates.crt"))?;
+    Ok(copy)
+}
 
 /// The tests of a language, in a module named after it.
 macro_rules! tests {
@@ -75,7 +115,8 @@ tests! {
     ruby: RUBY conforms survives_hostile_functions;
     bun: BUN conforms survives_hostile_functions;
     deno: DENO conforms survives_hostile_functions;
-    site: STATIC conforms;
+    static_site: STATIC conforms;
+    rendered_site: ASTRO conforms;
 }
 
 const SECRET: &str = "test-secret-key";
@@ -122,14 +163,14 @@ impl Language {
         Ok(())
     }
 
-    fn folder(&self, part: &str) -> PathBuf {
+    fn path(&self, part: &str) -> PathBuf {
         let runtimes = Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtimes");
         runtimes.join(self.family).join(part)
     }
 
     fn answers_its_example(&self, node: &Node) -> Result<()> {
         node.deploy(
-            &self.folder("example"),
+            &self.path("example"),
             "example",
             &["--runtime", self.family],
         )?;
@@ -141,6 +182,7 @@ impl Language {
 
     /// Builds the probe with `entrypoint` through the node; the archive that came of it.
     fn build(&self, node: &Node, entrypoint: &str) -> Result<PathBuf> {
+        let output = format!("OPEN_RUNTIMES_OUTPUT_DIRECTORY={}", self.output);
         let args = [
             "--runtime",
             self.family,
@@ -148,8 +190,14 @@ impl Language {
             entrypoint,
             "--command",
             self.install,
+            "--env",
+            &output,
         ];
-        node.deploy(&self.folder("test/fixtures"), "probe", &args)?;
+        let mut source = self.path("test").join(self.folder);
+        if self.output != "" {
+            source = with_certificates(node, &source)?;
+        }
+        node.deploy(&source, "probe", &args)?;
         let functions: Value = serde_json::from_str(&node.opr("functions", &["--json"])?)?;
         let functions = functions.as_array().context("a list")?;
         let probe = functions
@@ -174,7 +222,8 @@ impl Language {
         };
         let command = format!(
             "export {settings} && printf '{TIMINGS}' > /mnt/telemetry/timings.txt && \
-             cp /tmp/code.tar.gz /mnt/code/code.tar.gz && nohup helpers/start.sh \"bash helpers/server.sh\""
+             cp /tmp/code.tar.gz /mnt/code/code.tar.gz && nohup helpers/start.sh \"{}\"",
+            self.server
         );
         // No other test of this machine has an instance of this name.
         let instance = format!("{}-{name}-{}", self.family, std::process::id());
@@ -190,7 +239,7 @@ impl Language {
     /// The image of the catalogue's first version.
     fn image(&self) -> Result<String> {
         let catalog: toml::Table =
-            std::fs::read_to_string(self.folder("../catalog.toml"))?.parse()?;
+            std::fs::read_to_string(self.path("../catalog.toml"))?.parse()?;
         let runtimes = catalog["runtime"].as_array().context("runtimes")?;
         let runtime = runtimes
             .iter()
@@ -221,7 +270,7 @@ impl Language {
             &limits[..],
         ]
         .concat();
-        node.deploy(&self.folder("test/fixtures"), "probe", &args)?;
+        node.deploy(&self.path("test").join(self.folder), "probe", &args)?;
         let ask = |action: &str| node.send("POST", "/probe/", &[("x-action", action)], b"body");
         let failing = [
             "errorTest",

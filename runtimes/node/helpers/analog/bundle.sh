@@ -1,0 +1,2 @@
+source /usr/local/server/helpers/site/bundle.sh
+bundle server/index.mjs

@@ -1,0 +1,1 @@
+export NG_CLI_ANALYTICS=false

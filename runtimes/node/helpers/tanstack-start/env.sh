@@ -1,0 +1,1 @@
+export NITRO_PRESET=node_server
