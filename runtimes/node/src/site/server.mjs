@@ -31,7 +31,8 @@ const FRAMEWORKS = {
 async function next() {
   const app = fromSite('next')({ dev: false, dir: process.cwd() });
   await app.prepare();
-  return app.getRequestHandler();
+  const handle = app.getRequestHandler();
+  return (request, response) => handle(request, response);
 }
 
 async function remix() {
