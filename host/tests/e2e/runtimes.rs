@@ -194,7 +194,7 @@ impl Language {
             &output,
         ];
         let mut source = self.path("test").join(self.folder);
-        if self.output != "" {
+        if !self.output.is_empty() {
             source = with_certificates(node, &source)?;
         }
         node.deploy(&source, "probe", &args)?;
