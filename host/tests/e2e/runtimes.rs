@@ -56,20 +56,14 @@ const RUBY: Language = Language::scripted("ruby", "tests.rb", "no-export.rb");
 const BUN: Language = Language::scripted("bun", "tests.ts", "no-export.ts");
 const DENO: Language = Language::scripted("deno", "tests.ts", "no-export.ts");
 const STATIC: Language = Language {
-    family: "static",
     table: "static.json",
-    probe: "index.html",
     no_export: None,
-    folder: "fixtures",
     install: "bash build.sh",
-    output: "",
-    server: SERVER,
+    ..Language::scripted("static", "index.html", "")
 };
 /// A site that a framework renders.
 const ASTRO: Language = Language {
-    family: "node",
     table: "site.json",
-    probe: "server/entry.mjs",
     no_export: None,
     folder: "site",
     install: "export NODE_EXTRA_CA_CERTS=/usr/local/build/certificates.crt \
@@ -77,6 +71,7 @@ const ASTRO: Language = Language {
               && bash /usr/local/server/helpers/astro/bundle.sh",
     output: "./dist",
     server: "bash helpers/astro/server.sh",
+    ..Language::scripted("node", "server/entry.mjs", "")
 };
 
 const SERVER: &str = "bash helpers/server.sh";
