@@ -17,8 +17,9 @@ class ServerTests:
     """Every server's; a language's own class says how its functions are written."""
 
     language = None
-    # The entrypoint, then functions: answers `ok`; answers `done` after 0.4 s; logs 2,000 long lines; answers what it was asked.
-    entrypoint = ok = slow = flood = echo = None
+    # The entrypoint, then functions: answers `ok`; answers `done` after 0.4 s; answers `met` when eight of it have come to the
+    # folder MEETING; logs 2,000 long lines; answers the authorization it was sent.
+    entrypoint = ok = slow = meet = flood = echo = None
     # Entrypoint, its text where there is such a file, what the error log says.
     unloadable = ()
 
@@ -59,13 +60,12 @@ class ServerTests:
                     self.assertEqual(server.fetch("/", {"x-open-runtimes-log-id": "load"})[0], 503)
                     self.assertIn(expected, server.read_log("load_errors.log"))
 
-    def test_serves_many_slow_executions_at_once(self):
-        server = self.serve(self.slow)
-        answers = []
-        began = time.monotonic()
-        run_all([lambda: answers.append(server.fetch()[2])] * 20)
-        self.assertEqual(answers, [b"done"] * 20)
-        self.assertLess(time.monotonic() - began, 0.4 * 20 / 2, "they run one after another")
+    def test_runs_executions_at_once(self):
+        with tempfile.TemporaryDirectory(prefix="meeting-") as folder:
+            server = self.serve(self.meet, MEETING=folder)
+            answers = []
+            run_all([lambda: answers.append(server.fetch("/", {"x-open-runtimes-timeout": "8"})[2])] * 8)
+            self.assertEqual(answers, [b"met"] * 8)
 
     def test_finishes_what_is_under_way_before_it_ends_on_sigterm(self):
         server = self.serve(self.slow)
@@ -148,6 +148,10 @@ class PhpTest(ServerTests, unittest.TestCase):
     entrypoint = "index.php"
     ok = "<?php return fn ($context) => $context->res->text('ok');"
     slow = "<?php return function ($context) { usleep(400_000); return $context->res->text('done'); };"
+    meet = """<?php return function ($context) {
+        touch(getenv('MEETING') . '/' . uniqid(getmypid()));
+        while (count(scandir(getenv('MEETING'))) < 8 + 2) usleep(5_000);
+        return $context->res->text('met'); };"""
     flood = """<?php return function ($context) {
         for ($i = 0; $i < 2000; $i++) $context->log(str_repeat('x', 7999));
         return $context->res->text('ok'); };"""
@@ -204,6 +208,10 @@ class RubyTest(ServerTests, unittest.TestCase):
     entrypoint = "index.rb"
     ok = "def main(context) = context.res.text('ok')"
     slow = "def main(context)\n  sleep(0.4)\n  context.res.text('done')\nend"
+    meet = (
+        "def main(context)\n  folder = ENV['MEETING']\n  File.write(\"#{folder}/#{context.object_id}\", '')\n"
+        "  sleep(0.005) while Dir.children(folder).size < 8\n  context.res.text('met')\nend"
+    )
     flood = "def main(context)\n  2000.times { context.log('x' * 7999) }\n  context.res.text('ok')\nend"
     echo = "def main(context) = context.res.text(\"[#{context.req.headers['authorization']}]\")"
     unloadable = (
@@ -257,6 +265,13 @@ class JavascriptTests(ServerTests):
     slow = """export default async ({ res }: any) => {
         await new Promise((resolve) => setTimeout(resolve, 400));
         return res.text('done'); };"""
+    meet = """import fs from 'node:fs';
+        import process from 'node:process';
+        const folder = process.env.MEETING!;
+        export default async ({ res }: any) => {
+          fs.writeFileSync(`${folder}/${Math.random()}`, '');
+          while (fs.readdirSync(folder).length < 8) await new Promise((resolve) => setTimeout(resolve, 5));
+          return res.text('met'); };"""
     flood = """export default ({ res, log }: any) => {
         for (let i = 0; i < 2000; i += 1) log('x'.repeat(7999));
         return res.text('ok'); };"""
@@ -296,9 +311,8 @@ class JavascriptTests(ServerTests):
         blocked = threading.Thread(target=server.fetch)
         blocked.start()
         time.sleep(0.2)
-        began = time.monotonic()
         self.assertEqual(server.fetch("/__opr/health")[2], b"OK")
-        self.assertTrue(blocked.is_alive(), f"health took {time.monotonic() - began} s")
+        self.assertTrue(blocked.is_alive())
         blocked.join()
 
     def test_bytes_of_the_function_stay_its_own(self):
