@@ -5,19 +5,13 @@
 module Runtime
   # Stands for `$stdout` or `$stderr`; outside an execution it is that stream.
   class Captured
-    # Threads and fibers that a function starts belong to its execution, where this Ruby (3.2 or newer) can tell.
-    STORE = Fiber.respond_to?(:[]=) ? Fiber : nil
-
+    # The log of the execution that the running code belongs to. Threads and fibers that it starts inherit it.
     def self.current
-      STORE ? STORE[:open_runtimes_logger] : Thread.current.thread_variable_get(:open_runtimes_logger)
+      Fiber[:open_runtimes_logger]
     end
 
     def self.current=(logger)
-      if STORE
-        STORE[:open_runtimes_logger] = logger
-      else
-        Thread.current.thread_variable_set(:open_runtimes_logger, logger)
-      end
+      Fiber[:open_runtimes_logger] = logger
     end
 
     def initialize(stream)
