@@ -7,7 +7,7 @@ use std::{
         unix::net::UnixStream,
     },
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use oci_spec::runtime::{Process, Spec};
@@ -152,6 +152,14 @@ impl Launcher {
         Ok(Self(Arc::new(Mutex::new(spawner::fork()?))))
     }
 
+    /// The process that makes all others, as a descriptor that is readable once it has ended: none is made then.
+    ///
+    /// # Errors
+    /// This process has no descriptor left.
+    pub fn spawner(&self) -> io::Result<OwnedFd> {
+        self.lock().process().try_clone_to_owned()
+    }
+
     /// Makes a container; its main process waits before its program. While it is born, `complete` makes the rest of
     /// its cgroup. Blocks.
     ///
@@ -228,10 +236,13 @@ impl Launcher {
     fn ask(&self, request: &Request, descriptors: &[BorrowedFd]) -> Result<Asked, LaunchError> {
         let (ours, its) = UnixStream::pair().map_err(step("make a socket"))?;
         let descriptors = [&[its.as_fd()], descriptors].concat();
-        let spawner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let asked = spawner.ask(request, &descriptors);
+        let asked = self.lock().ask(request, &descriptors);
         asked.map_err(step("ask the spawner"))?;
         Ok(Asked(ours))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Spawner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -7,7 +7,10 @@ use std::{
         unix::net::UnixListener,
     },
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -22,9 +25,10 @@ use containerd_shim::{
     },
 };
 use futures_util::stream;
-use log::{info, warn};
+use log::{error, info, warn};
 use rustix::{fs::OFlags, net::sockopt::socket_acceptconn};
 use tokio::{
+    io::Interest,
     net::UnixStream,
     signal::unix::{SignalKind, signal},
     sync::Notify,
@@ -33,7 +37,7 @@ use tokio::{
 use crate::{
     events::Publisher,
     launch::Launcher,
-    reaper::Reaper,
+    reaper::{Reaper, Watched, watch},
     service::Service,
     socket,
     task::{Node, Tasks},
@@ -110,6 +114,9 @@ async fn serve(
     let kernel = |what| move |source| ServeError::Kernel { what, source };
     ignore_signals().map_err(kernel("take signals"))?;
     let address = std::env::var("TTRPC_ADDRESS").unwrap_or_default();
+    let spawner = launcher.spawner();
+    let spawner = spawner.and_then(|spawner| watch(spawner, Interest::READABLE));
+    let spawner = spawner.map_err(kernel("watch the spawner"))?;
     let tasks = Arc::new(Tasks::new(Node {
         namespace: flags.namespace.clone(),
         launcher,
@@ -119,6 +126,11 @@ async fn serve(
     let shutdown = Arc::new(Notify::new());
     let service = Arc::new(Service::new(tasks.clone(), shutdown.clone()));
     let doorman = Arc::new(Doorman::new());
+    tokio::spawn(close_without_spawner(
+        spawner,
+        doorman.clone(),
+        flags.socket.clone(),
+    ));
     let listener = guarded(listener, doorman.clone()).map_err(kernel("listen"))?;
     let mut server = Server::new()
         .add_listener(listener)
@@ -158,6 +170,10 @@ async fn until_unused(tasks: &Tasks, shutdown: &Notify, doorman: &Doorman, addre
                 continue;
             }
             let is_unused = || tasks.is_empty() && doorman.last().elapsed() >= patience();
+            // The socket is another daemon's by now.
+            if doorman.is_closed.load(Ordering::SeqCst) {
+                return;
+            }
             match socket::retire(address, is_unused) {
                 Ok(true) => return,
                 Ok(false) => {}
@@ -167,15 +183,30 @@ async fn until_unused(tasks: &Tasks, shutdown: &Notify, doorman: &Doorman, addre
     }
 }
 
+/// Once no process can be made any more, the next container is another daemon's. Those that are here stay here.
+async fn close_without_spawner(spawner: Watched, doorman: Arc<Doorman>, address: String) {
+    let _ended = spawner.readable().await;
+    error!("the spawner has ended: the next containers are another daemon's");
+    let close = || {
+        doorman.is_closed.store(true, Ordering::SeqCst);
+        true
+    };
+    if let Err(e) = socket::retire(&address, close) {
+        warn!("cannot remove the socket {address}: {e}");
+    }
+}
+
 /// Notes who comes.
 struct Doorman {
     last: Mutex<Instant>,
+    is_closed: AtomicBool,
 }
 
 impl Doorman {
     fn new() -> Self {
         Self {
             last: Mutex::new(Instant::now()),
+            is_closed: AtomicBool::new(false),
         }
     }
 

@@ -57,9 +57,15 @@ pub(super) enum Reply {
 pub(super) struct Spawner {
     requests: UnixStream,
     bell: OwnedFd,
+    process: OwnedFd,
 }
 
 impl Spawner {
+    /// The process, for who waits for its end.
+    pub(super) fn process(&self) -> BorrowedFd<'_> {
+        self.process.as_fd()
+    }
+
     /// Sends a request. The reply goes to the first descriptor.
     ///
     /// What is written to a socket is, for the kernel, a word to run its reader on the writer's processor, which goes
@@ -76,9 +82,10 @@ pub(super) fn fork() -> io::Result<Spawner> {
     let (ours, its) = UnixStream::pair()?;
     let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::SEMAPHORE)?;
     match sys::fork_alone()? {
-        Side::Parent { .. } => Ok(Spawner {
+        Side::Parent { pidfd, .. } => Ok(Spawner {
             requests: ours,
             bell,
+            process: pidfd,
         }),
         Side::Child => {
             // What outlives the shim here, as its listening socket would, looks as if the shim were there.

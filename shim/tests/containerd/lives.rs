@@ -343,6 +343,42 @@ async fn a_shim_that_is_killed_leaves_nothing_that_delete_cannot_clean() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_spawner_that_is_killed_takes_no_container_and_the_next_has_another() {
+    if !is_able() {
+        return;
+    }
+    let node = Node::start().await;
+    let first = running(node.container(Runtime::Ours, "first").group("one")).await;
+    let is_spawner = |pid: &i32| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm"));
+        name.is_ok_and(|name| name.trim() == "opr-spawner")
+    };
+    let shims = traces::shims(&node.marks());
+    let spawner = shims.iter().copied().find(is_spawner).unwrap();
+    kill_process(Pid::from_raw(spawner).unwrap(), Signal::KILL).unwrap();
+    eventually(
+        || !fs::exists(format!("/proc/{spawner}")).unwrap(),
+        || "the spawner is not reaped".to_owned(),
+    )
+    .await;
+    let bundle = node.bundle(Runtime::Ours, "first");
+    let address = fs::read_to_string(bundle.join("address")).unwrap();
+    let socket = address.trim().strip_prefix("unix://").unwrap().to_owned();
+    eventually(
+        || !fs::exists(&socket).unwrap(),
+        || "the socket is still there".to_owned(),
+    )
+    .await;
+
+    let second = running(node.container(Runtime::Ours, "second").group("one")).await;
+    first.remove().await.unwrap();
+    let run = second.run_exec("echo", &process(&["echo", "here"])).await;
+    assert_eq!(run.unwrap().stdout, "here\n");
+    second.remove().await.unwrap();
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_shim_that_is_killed_while_it_works_leaves_nothing() {
     if !is_able() {
         return;
