@@ -81,7 +81,7 @@ fn check_link(folder: &Path, path: &Path) -> anyhow::Result<()> {
 }
 
 /// Families of runtimes and the files that speak of them. The first that has one is meant: what is more particular comes first.
-const SIGNS: [(&str, &[&str]); 8] = [
+const SIGNS: [(&str, &[&str]); 9] = [
     ("bun", &["bun.lock", "bun.lockb", "bunfig.toml"]),
     ("deno", &["deno.json", "deno.jsonc", "deno.lock", "mod.ts"]),
     (
@@ -91,6 +91,7 @@ const SIGNS: [(&str, &[&str]); 8] = [
     ("python", &["requirements.txt", "main.py", "index.py"]),
     ("php", &["composer.json", "index.php"]),
     ("ruby", &["Gemfile", "index.rb"]),
+    ("go", &["go.mod", "main.go"]),
     ("bun", &["index.ts"]),
     ("static", &["index.html"]),
 ];
@@ -197,6 +198,7 @@ mod tests {
         check("main.py", Some("python"));
         check("composer.json index.php", Some("php"));
         check("index.rb index.html", Some("ruby"));
+        check("go.mod main.go index.html", Some("go"));
         check("index.ts", Some("bun"));
         check("index.html", Some("static"));
         check("README.md", None);

@@ -47,6 +47,15 @@ impl Language {
             server: SERVER,
         }
     }
+
+    /// A file without a function fails its build.
+    const fn compiled(family: &'static str, probe: &'static str) -> Self {
+        let scripted = Self::scripted(family, probe, "");
+        Self {
+            no_export: None,
+            ..scripted
+        }
+    }
 }
 
 const NODE: Language = Language::scripted("node", "tests.js", "no-export.js");
@@ -55,6 +64,7 @@ const PHP: Language = Language::scripted("php", "tests.php", "no-export.php");
 const RUBY: Language = Language::scripted("ruby", "tests.rb", "no-export.rb");
 const BUN: Language = Language::scripted("bun", "tests.ts", "no-export.ts");
 const DENO: Language = Language::scripted("deno", "tests.ts", "no-export.ts");
+const GO: Language = Language::compiled("go", "tests.go");
 const STATIC: Language = Language {
     table: "static.json",
     no_export: None,
@@ -110,6 +120,7 @@ tests! {
     ruby: RUBY conforms survives_hostile_functions;
     bun: BUN conforms survives_hostile_functions;
     deno: DENO conforms survives_hostile_functions;
+    go: GO conforms survives_hostile_functions;
     static_site: STATIC conforms;
     rendered_site: ASTRO conforms;
 }
