@@ -84,6 +84,16 @@ pub trait Adapter: fmt::Debug + Send + Sync + 'static {
     /// See [`EngineError`].
     async fn update(&self, id: &SandboxId, limits: Limits) -> Result<(), EngineError>;
 
+    /// Adds to what is kept with a sandbox for the host's own restart; a later value of one name wins.
+    ///
+    /// # Errors
+    /// See [`EngineError`]; there is no such sandbox.
+    async fn label(
+        &self,
+        id: &SandboxId,
+        labels: BTreeMap<String, String>,
+    ) -> Result<(), EngineError>;
+
     /// Kills what runs in the sandbox and removes all of it. Succeeds where there is none.
     ///
     /// # Errors

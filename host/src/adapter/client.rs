@@ -1,17 +1,21 @@
 //! containerd's containers and tasks over gRPC (API of 1.6 to 2.x), in one containerd namespace.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use containerd_client::{
     services::v1::{
         Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest,
         DeleteProcessRequest, DeleteTaskRequest, ExecProcessRequest, GetContainerRequest,
-        KillRequest, ListContainersRequest, ListTasksRequest, StartRequest, UpdateTaskRequest,
-        WaitRequest, containers_client::ContainersClient, tasks_client::TasksClient,
+        KillRequest, ListContainersRequest, ListTasksRequest, StartRequest, UpdateContainerRequest,
+        UpdateTaskRequest, WaitRequest, containers_client::ContainersClient,
+        tasks_client::TasksClient,
     },
     types::v1::Process,
 };
-use prost_types::Any;
+use prost_types::{Any, FieldMask};
 use tonic::{Code, Request, Response, Status, metadata::MetadataValue, transport::Channel};
 
 use super::{EngineError, process::KILLED};
@@ -46,6 +50,26 @@ impl Client {
             self.containers().create(request).await,
         )
         .map(drop)
+    }
+
+    /// Sets these labels of a container; its others stay.
+    pub(super) async fn label_container(
+        &self,
+        id: &str,
+        labels: BTreeMap<String, String>,
+    ) -> Result<(), EngineError> {
+        let paths = labels.keys().map(|name| format!("labels.{name}")).collect();
+        let container = Container {
+            id: id.to_owned(),
+            labels: labels.into_iter().collect(),
+            ..Default::default()
+        };
+        let request = self.request(UpdateContainerRequest {
+            container: Some(container),
+            update_mask: Some(FieldMask { paths }),
+        });
+        let answer = self.containers().update(request).await;
+        done("label the container", answer).map(drop)
     }
 
     pub(super) async fn delete_container(&self, id: &str) -> Result<(), EngineError> {

@@ -1,6 +1,7 @@
 //! [`Adapter`] over containerd: composes slots, file systems, cgroups, containers and tasks into sandboxes.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     os::unix::fs::DirBuilderExt,
     sync::{Arc, Mutex, PoisonError},
@@ -238,6 +239,19 @@ impl Adapter for Containerd {
             value,
         };
         self.inner.client.update_task(id.as_str(), resources).await
+    }
+
+    async fn label(
+        &self,
+        id: &SandboxId,
+        labels: BTreeMap<String, String>,
+    ) -> Result<(), EngineError> {
+        let client = &self.inner.client;
+        client.label_container(id.as_str(), labels.clone()).await?;
+        if let Some(held) = self.inner.held.get(id) {
+            lock(&held.labels).extend(labels);
+        }
+        Ok(())
     }
 
     async fn delete(&self, id: &SandboxId) -> Result<(), EngineError> {

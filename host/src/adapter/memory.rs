@@ -1,7 +1,7 @@
 //! An [`Adapter`] without containers, for tests: a sandbox is a future of this process with a folder of its own.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt, fs, io,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
@@ -221,10 +221,7 @@ impl Adapter for Memory {
         let output = Arc::new(Output::new(OUTPUT));
         let (machine, gone) = {
             let sandboxes = self.lock();
-            let held = sandboxes.get(id).ok_or_else(|| EngineError::Refused {
-                what: "start a process",
-                message: format!("sandbox {id} does not run"),
-            })?;
+            let held = sandboxes.get(id).ok_or_else(|| absent(id))?;
             let mut machine = held.machine.clone();
             machine.spec.command = Some(spec.command);
             machine.spec.terminal = spec.terminal;
@@ -253,6 +250,18 @@ impl Adapter for Memory {
         Ok(())
     }
 
+    async fn label(
+        &self,
+        id: &SandboxId,
+        labels: BTreeMap<String, String>,
+    ) -> Result<(), EngineError> {
+        let mut sandboxes = self.lock();
+        let held = sandboxes.get_mut(id).ok_or_else(|| absent(id))?;
+        held.machine.spec.labels.extend(labels.clone());
+        held.sandbox.labels.extend(labels);
+        Ok(())
+    }
+
     async fn delete(&self, id: &SandboxId) -> Result<(), EngineError> {
         let held = self.lock().remove(id);
         if let Some(Held { program, .. }) = held {
@@ -271,6 +280,13 @@ impl Adapter for Memory {
 
     fn events(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
+    }
+}
+
+fn absent(id: &SandboxId) -> EngineError {
+    EngineError::Refused {
+        what: "find the sandbox",
+        message: format!("{id} does not run"),
     }
 }
 

@@ -144,19 +144,12 @@ impl ClientBuild {
 #[async_trait]
 impl Setup for ClientBuild {
     fn mounts(&self) -> Vec<Mount> {
-        let scratch = |name: &str, target: &str| Mount {
-            source: Source::Scratch(name.into()),
-            target: target.into(),
+        let cache = self.cache_key().map(|_| Mount {
+            source: Source::Scratch(cache::FOLDER.into()),
+            target: "/cache".into(),
             is_writable: true,
-        };
-        let mut mounts = Vec::new();
-        if self.order.protocol == Protocol::V5 {
-            mounts.push(scratch("logging", "/tmp/logging"));
-        }
-        if self.cache_key().is_some() {
-            mounts.push(scratch(cache::FOLDER, "/cache"));
-        }
-        mounts
+        });
+        cache.into_iter().collect()
     }
 
     fn transcript(&self) -> Arc<Transcript> {

@@ -1,6 +1,7 @@
 //! Making an instance: its code and its sandbox at once, then its main process, then its port.
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
@@ -46,6 +47,7 @@ impl Executor {
             is_removed,
         } = creation;
         let id = spec.id.clone();
+        let is_set_up = setup.is_some();
         let mut instance = self.new_instance(&spec);
         if let Some(setup) = &setup {
             instance.transcript = setup.transcript();
@@ -69,6 +71,8 @@ impl Executor {
                 if is_removed {
                     self.end(&instance, End::Deleted);
                     instance.gone.cancelled().await;
+                } else if is_set_up {
+                    self.label(&instance).await;
                 }
                 Ok(info)
             }
@@ -172,6 +176,16 @@ impl Executor {
         outcome
     }
 
+    /// Makes an instance that is set up, and stays, known to later processes.
+    async fn label(&self, instance: &Instance) {
+        let archive = instance.made.get().and_then(|made| made.source.as_deref());
+        let labels = labels(instance, archive);
+        if let Err(error) = self.adapter.label(&instance.sandbox_id, labels).await {
+            // Somebody may have deleted it just now.
+            tracing::warn!(error = %crate::telemetry::chain(&error), sandbox = %instance.sandbox_id, "instance ends with the daemon");
+        }
+    }
+
     async fn make_sandbox(
         &self,
         instance: &Instance,
@@ -192,7 +206,7 @@ impl Executor {
         let mut spec = sandbox_spec(instance, spec, archive, &self.config.hostname);
         if let Some(setup) = setup {
             spec.mounts.extend(setup.mounts());
-            // Half set up, it is nothing that a later process could go on with.
+            // Half set up, it is nothing that a later process could go on with: see `label`.
             spec.labels.clear();
         }
         let sandbox = self
@@ -318,8 +332,6 @@ fn sandbox_spec(
     archive: Option<&source::Source>,
     host: &str,
 ) -> SandboxSpec {
-    let mut labels = instance.facts.labels();
-    labels.extend(archive.map(source::Source::label));
     SandboxSpec {
         id: instance.sandbox_id.clone(),
         env: environment(&spec, &instance.facts, host),
@@ -331,8 +343,15 @@ fn sandbox_spec(
         working_dir: (spec.protocol == Protocol::V2).then(|| "/usr/code".into()),
         limits: spec.limits,
         terminal: false,
-        labels,
+        labels: labels(instance, archive),
     }
+}
+
+/// What a later process knows an instance by.
+fn labels(instance: &Instance, archive: Option<&source::Source>) -> BTreeMap<String, String> {
+    let mut labels = instance.facts.labels();
+    labels.extend(archive.map(source::Source::label));
+    labels
 }
 
 /// The function's variables, then the protocol's own, which win.
@@ -382,6 +401,9 @@ fn mounts(spec: &InstanceSpec, archive: Option<&source::Source>) -> Vec<Mount> {
     let mut mounts = vec![scratch("tmp", "/tmp")];
     if spec.protocol == Protocol::V5 {
         mounts.push(scratch("logs", "/mnt/logs"));
+    }
+    if let (Protocol::V5, Code::Archive(_) | Code::None) = (spec.protocol, &spec.code) {
+        mounts.push(scratch("logging", "/tmp/logging"));
     }
     match (&spec.code, archive) {
         (Code::Unpacked(dir), _) => {

@@ -122,12 +122,18 @@ fn kill_containerd(node: &Node) -> Result<()> {
 }
 
 #[test]
-fn a_daemon_killed_in_a_build_leaves_nothing_of_it() -> Result<()> {
+fn a_daemon_killed_in_a_build_leaves_nothing_of_it_and_keeps_what_was_built() -> Result<()> {
     if !crate::can_run() {
         return Ok(());
     }
     let mut node = Node::start()?;
     node.import_runtime("node")?;
+    let kept = json!({
+        "runtimeId": "kept", "image": crate::IMAGE, "source": node.archive(COUNTER)?,
+        "command": "echo built > /mnt/code/result", "destination": "", "remove": false,
+    });
+    let built = node.api("POST", "/v1/runtimes", &kept)?;
+    assert_eq!(built.status, 201, "{}", built.text());
     let build = json!({
         "runtimeId": "build", "image": crate::IMAGE, "command": "touch /tmp/begun; sleep 1000",
         "cacheKey": "key", "destination": node.dir().join("builds"), "remove": true,
@@ -151,6 +157,21 @@ fn a_daemon_killed_in_a_build_leaves_nothing_of_it() -> Result<()> {
         Ok(())
     })?;
     node.spawn()?;
+    // What was built before and stays is there, with its code.
+    let command = json!({ "command": "cat /mnt/code/result; tar -tzf /tmp/code.tar.gz" });
+    let told = node.api("POST", "/v1/runtimes/kept/commands", &command)?;
+    let output = told.json()["output"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    assert_eq!(
+        output,
+        "built\nindex.js\n.open-runtimes\n",
+        "{}",
+        node.log()
+    );
+    let deleted = node.api("DELETE", "/v1/runtimes/kept", &json!({}))?;
+    assert_eq!(deleted.status, 200, "{}", deleted.text());
     assert_eq!(node.instances()?, 0, "{}", node.log());
     for folder in ["run/sandboxes", "state/sandboxes", "state/staging"] {
         let left = fs::read_dir(node.dir().join(folder))?.count();

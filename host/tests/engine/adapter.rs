@@ -1,6 +1,6 @@
 //! A sandbox's life: made, dialled, heard of, adopted, deleted.
 
-use std::{io, time::Duration};
+use std::{collections::BTreeMap, io, time::Duration};
 
 use futures_util::future::join_all;
 use opr_host::adapter::{Adapter, CreateError, Event};
@@ -28,16 +28,20 @@ async fn makes_dials_adopts_and_deletes_without_a_trace() {
     assert!(fetch(&node, &id).await.contains("root:x:0:0"));
     assert_eq!(made.output.tail(), b"began\n");
 
+    let later = BTreeMap::from([("opr/later".to_owned(), "{\"a\": 1}".to_owned())]);
+    node.adapter.label(&id, later.clone()).await.unwrap();
     let adopted = node.restart().await;
     assert_eq!(adopted.len(), 1);
     assert_eq!(adopted[0].id, id);
-    assert_eq!(adopted[0].labels, made.labels);
+    let labels: BTreeMap<_, _> = made.labels.into_iter().chain(later).collect();
+    assert_eq!(adopted[0].labels, labels);
     assert!(fetch(&node, &id).await.contains("root:x:0:0"));
 
     let mut events = node.adapter.events();
     node.adapter.delete(&id).await.unwrap();
     node.adapter.delete(&id).await.unwrap();
     assert_eq!(exit_of(&mut events, &id).await, 137);
+    node.adapter.label(&id, labels).await.unwrap_err();
     let gone = node.adapter.dial(&id, 3000).await.unwrap_err();
     assert_eq!(gone.kind(), io::ErrorKind::NotFound);
     node.end().await;

@@ -615,3 +615,20 @@ async fn a_stop_ends_builds_and_the_next_process_adopts_none() {
     assert!(next.list().is_empty());
     assert_eq!(node.adapter.n_sandboxes(), 0);
 }
+
+#[tokio::test]
+async fn the_next_process_adopts_what_was_built_and_stays() {
+    let node = Node::start().await;
+    let (_, mut creation) = node.creation("a", node.order("pack=x"));
+    creation.is_removed = false;
+    let before = node.executor.create(creation).await.unwrap();
+    let next = executor(&node.config, &node.adapter).await;
+    let after = next.get(&instance("a")).unwrap();
+    assert_eq!(
+        (after.key, after.hostname, after.created),
+        (before.key, before.hostname, before.created)
+    );
+    assert!(after.start_duration.is_some());
+    assert!(next.delete(&instance("a")).await);
+    assert_eq!(node.adapter.n_sandboxes(), 0);
+}

@@ -32,7 +32,7 @@ impl Inner {
             .map_err(|source| wrong_command(id, source))?;
         Ok(Sandbox {
             id: id.clone(),
-            labels: held.labels.clone(),
+            labels: lock(&held.labels).clone(),
             scratch: folders.scratch(),
             output,
             phases: CreatePhases::default(),

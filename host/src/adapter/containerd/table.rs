@@ -48,8 +48,8 @@ pub(super) struct Held {
     is_short: AtomicBool,
     /// Set once the exit was told; another for each main process.
     exit: Mutex<Arc<OnceCell<()>>>,
-    /// As in its description.
-    pub(super) labels: BTreeMap<String, String>,
+    /// As in its description, and those that were added.
+    pub(super) labels: Mutex<BTreeMap<String, String>>,
     pub(super) terminal: bool,
 }
 
@@ -145,7 +145,7 @@ impl Held {
     pub(super) fn new(group: String, labels: BTreeMap<String, String>, terminal: bool) -> Self {
         Self {
             group,
-            labels,
+            labels: Mutex::new(labels),
             terminal,
             gate: tokio::sync::Mutex::default(),
             network: Mutex::default(),

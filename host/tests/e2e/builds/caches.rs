@@ -94,9 +94,10 @@ fn commands_need_the_key_and_see_the_instance(node: &Node) -> Result<()> {
     let headers = [("content-type", "application/json")];
     ensure!(request("POST", &url, &headers, br#"{"command":"id"}"#)?.status == 401);
 
-    let line = "echo $GREETING; echo err >&2; pwd; [ -t 1 ] || echo no terminal";
+    let line = "echo $GREETING; echo err >&2; pwd; [ -t 1 ] || echo no terminal; \
+        grep -c ' /tmp/logging .* rw' /proc/self/mountinfo";
     let answer = command(node, id, &json!({ "command": line }))?;
-    let expected = json!({ "output": "hi\n/usr/local/server\nno terminal\nerr\n" });
+    let expected = json!({ "output": "hi\n/usr/local/server\nno terminal\n1\nerr\n" });
     ensure!(answer.json() == expected, "{}", answer.text());
 
     // More than is kept: the rest is counted out, and the command is not held up.

@@ -3,7 +3,7 @@ use super::*;
 #[test]
 fn a_build_is_an_instance_of_its_class_with_a_setup() {
     let api = api();
-    for (version, expected) in [("v5", &["/tmp/logging", "/cache"][..]), ("v2", &["/cache"])] {
+    for version in ["v5", "v2"] {
         let build = format!(
             r#"{{"runtimeId":"{version}","image":"i","command":"make","cacheKey":"k","version":"{version}"}}"#
         );
@@ -17,7 +17,7 @@ fn a_build_is_an_instance_of_its_class_with_a_setup() {
             .iter()
             .map(|mount| mount.target.to_str().unwrap())
             .collect();
-        assert_eq!(targets, expected);
+        assert_eq!(targets, ["/cache"]);
     }
 }
 
