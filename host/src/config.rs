@@ -99,6 +99,10 @@ pub struct Executor {
     pub concurrency: usize,
     /// Executions that may wait for one instance; more are refused. Default 4,096.
     pub queue: usize,
+    /// Builds of clients at once; more wait. Default 8.
+    pub builds: usize,
+    /// Builds of clients that may wait; more are refused. Default 256.
+    pub build_queue: usize,
     /// Bodies and answers that calls of the executor API hold together. MiB; default 1,024; more is refused.
     pub buffer_mib: usize,
     /// The `version` field of errors.
@@ -298,6 +302,8 @@ impl Default for Executor {
             retry_delay_ms: 500,
             concurrency: 256,
             queue: 4096,
+            builds: 8,
+            build_queue: 256,
             buffer_mib: 1024,
             version: env!("CARGO_PKG_VERSION").into(),
             show_keys: false,
@@ -346,7 +352,8 @@ fn default_classes() -> BTreeMap<ClassName, Class> {
     let build = Class {
         root: Root::Disk,
         pids_max: 4096,
-        cpu_weight: 50,
+        // Where nobody else wants the processors, builds have them all.
+        cpu_weight: 25,
         ..Class::default()
     };
     [
@@ -452,6 +459,9 @@ impl Config {
         };
         if self.executor.concurrency == 0 {
             return wrong("executor.concurrency", "0".into(), "1 or more");
+        }
+        if self.executor.builds == 0 {
+            return wrong("executor.builds", "0".into(), "1 or more");
         }
         for (name, class) in &self.class {
             if !(1..=10_000).contains(&class.cpu_weight) {

@@ -5,13 +5,14 @@
 //! cache restored ──▶ command ──▶ cache stored ──▶ artifact stored
 //! ```
 //!
-//! A cache that cannot be used is a warning, everything else ends the build.
+//! As many at once as the settings say; more wait for their turn. A cache that cannot be used is a warning, everything
+//! else ends the build.
 
 use std::{
     io::{self, Read as _},
     path::{Path, PathBuf},
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -19,6 +20,7 @@ use std::{
 
 use async_trait::async_trait;
 use tempfile::TempPath;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{ArtifactError, MAX_ARCHIVE_BYTES, artifact, blocking, error::chain};
 use crate::{
@@ -85,6 +87,11 @@ struct Inner {
     cache_root: String,
     /// Private copies of what is on its way between a sandbox and the storage.
     staging: PathBuf,
+    /// A permit for each build that may run.
+    running: Arc<Semaphore>,
+    /// A permit for each build that may run or wait.
+    waiting: Arc<Semaphore>,
+    queue: usize,
 }
 
 impl ClientBuilds {
@@ -94,6 +101,7 @@ impl ClientBuilds {
     /// # Errors
     /// `<state_dir>/staging` cannot be made or emptied.
     pub fn new(config: &Config, objects: Objects, caches: Objects) -> io::Result<Self> {
+        let (builds, queue) = (config.executor.builds, config.executor.build_queue);
         let staging = config.state_dir.join("staging");
         super::empty(&staging)?;
         let cache_root = match config.storage.build_cache_device() {
@@ -106,6 +114,11 @@ impl ClientBuilds {
             caches,
             cache_root,
             staging,
+            running: Arc::new(Semaphore::new(builds)),
+            waiting: Arc::new(Semaphore::new(
+                builds.saturating_add(queue).min(Semaphore::MAX_PERMITS),
+            )),
+            queue,
         })))
     }
 
@@ -121,6 +134,7 @@ impl ClientBuilds {
             order,
             transcript,
             outcome: OnceLock::new(),
+            turn: Mutex::default(),
         })
     }
 }
@@ -132,7 +146,12 @@ pub struct ClientBuild {
     order: Order,
     transcript: Arc<Transcript>,
     outcome: OnceLock<Outcome>,
+    /// There from its turn to its end.
+    turn: Mutex<Option<Turn>>,
 }
+
+/// A build's places among those that wait and those that run.
+type Turn = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
 impl ClientBuild {
     /// What came of it, once it has ended well.
@@ -152,11 +171,28 @@ impl Setup for ClientBuild {
         cache.into_iter().collect()
     }
 
+    async fn admit(&self) -> Result<(), SetupError> {
+        let Inner {
+            running,
+            waiting,
+            queue,
+            ..
+        } = &*self.inner;
+        let full = |_| SetupError::QueueFull { queue: *queue };
+        let place = waiting.clone().try_acquire_owned().map_err(full)?;
+        let turn = running.clone().acquire_owned().await;
+        let turn = turn.expect("the semaphore is never closed");
+        *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = Some((place, turn));
+        Ok(())
+    }
+
     fn transcript(&self) -> Arc<Transcript> {
         self.transcript.clone()
     }
 
     async fn run(&self, site: Site<'_>) -> Result<(), SetupError> {
+        let turn = self.turn.lock();
+        let _turn = turn.unwrap_or_else(PoisonError::into_inner).take();
         let mut warnings = Vec::new();
         let mut warn = |what: &str, outcome: Result<(), cache::CacheError>| {
             if let Err(error) = outcome {

@@ -339,6 +339,7 @@ impl StartError {
                 | SetupError::Run { .. }
                 | SetupError::Artifact { .. } => Fault::Function,
                 SetupError::Store { .. } => Fault::Host,
+                SetupError::QueueFull { .. } => Fault::Load,
             },
             Self::Exited { .. } => Fault::Function,
             Self::Stopping => Fault::Load,
@@ -365,6 +366,7 @@ impl StartError {
                 SetupError::Timeout { .. } | SetupError::Run { .. } => "runtime_failed",
                 SetupError::Artifact { .. } => "artifact_missing",
                 SetupError::Store { .. } => "storage_failed",
+                SetupError::QueueFull { .. } => "build_queue_full",
             },
             Self::Exited { exit, .. } => exit.kind(),
             Self::Deleted { .. } => "runtime_not_found",

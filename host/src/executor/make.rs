@@ -92,7 +92,7 @@ impl Executor {
         let began = Instant::now();
         // Dropped halfway, the engine undoes what it has begun.
         let made = tokio::select! {
-            made = self.make_sandbox(&instance, spec, setup.as_deref(), began) => made,
+            made = self.make_sandbox(&instance, spec, setup.as_deref()) => made,
             _ = instance.ended() => {
                 let id = instance.facts.id.clone();
                 Err(StartError::Deleted { id })
@@ -191,17 +191,26 @@ impl Executor {
         instance: &Instance,
         spec: InstanceSpec,
         setup: Option<&dyn Setup>,
-        began: Instant,
     ) -> Result<Made, StartError> {
+        let id = spec.id.clone();
+        if let Some(setup) = setup {
+            tokio::select! {
+                admitted = setup.admit() => {
+                    let id = id.clone();
+                    admitted.map_err(|source| StartError::Setup { id, source })?;
+                }
+                () = self.stopped.cancelled() => return Err(StartError::Stopping),
+            }
+        }
+        let began = Instant::now();
         let source = self
             .source(&spec.code)
             .await
             .map_err(|source| StartError::Code {
-                id: spec.id.clone(),
+                id: id.clone(),
                 source,
             })?;
         let code = began.elapsed();
-        let id = spec.id.clone();
         let archive = source.as_deref();
         let mut spec = sandbox_spec(instance, spec, archive, &self.config.hostname);
         if let Some(setup) = setup {

@@ -35,6 +35,12 @@ pub trait Setup: fmt::Debug + Send + Sync {
     /// What the instance sees for it, besides what each does.
     fn mounts(&self) -> Vec<Mount>;
 
+    /// Waits for its turn; nothing of the instance is made before.
+    ///
+    /// # Errors
+    /// Too many wait already.
+    async fn admit(&self) -> Result<(), SetupError>;
+
     /// Where what it writes is kept for whoever follows.
     fn transcript(&self) -> Arc<Transcript>;
 
@@ -48,6 +54,12 @@ pub trait Setup: fmt::Debug + Send + Sync {
 /// Why a setup ended without success.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
+    /// Too many wait for their turn.
+    #[error("this node has {queue} builds waiting and takes no more")]
+    QueueFull {
+        /// The limit.
+        queue: usize,
+    },
     /// Its command ended with a code that is not 0.
     #[error("{output}")]
     Failed {

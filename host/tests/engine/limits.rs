@@ -138,6 +138,49 @@ async fn a_fork_bomb_stays_within_its_processes_and_can_be_deleted() {
     node.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn builds_leave_the_processors_to_executions() {
+    if !is_able() {
+        return;
+    }
+    let node = Node::start().await;
+    // All want all of one processor.
+    let spin = ["busybox", "taskset", "1", "sh", "-c", "while :; do :; done"];
+    let all = [
+        sandbox("execution", "runtime", &spin),
+        sandbox("build-1", "build", &spin),
+        sandbox("build-2", "build", &spin),
+    ];
+    for spec in &all {
+        node.adapter.create(spec.clone()).await.unwrap();
+    }
+    let used = || {
+        all.each_ref()
+            .map(|spec| node.adapter.cpu_time(&spec.id).unwrap())
+    };
+    let before = used();
+    let since = || {
+        let mut now = used()
+            .into_iter()
+            .zip(before)
+            .map(|(now, before)| now - before);
+        let execution = now.next().unwrap();
+        (execution, now.sum::<Duration>())
+    };
+    let began = Instant::now();
+    while since().0 + since().1 < Duration::from_secs(2) {
+        assert!(began.elapsed() < Duration::from_secs(60), "{:?}", since());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (execution, builds) = since();
+    println!("of one processor: execution {execution:?}, builds {builds:?}");
+    assert!(execution >= 2 * builds, "{execution:?} {builds:?}");
+    for spec in &all {
+        node.adapter.delete(&spec.id).await.unwrap();
+    }
+    node.end().await;
+}
+
 /// What is told of `id`, up to its exit.
 async fn until_exit(events: &mut broadcast::Receiver<Event>, wanted: &SandboxId) -> Vec<Event> {
     let wait = async {

@@ -617,6 +617,52 @@ async fn a_stop_ends_builds_and_the_next_process_adopts_none() {
 }
 
 #[tokio::test]
+async fn more_builds_than_may_run_wait_and_more_than_may_wait_are_refused() {
+    let node = Node::start_with(|config| {
+        config.executor.builds = 1;
+        config.executor.build_queue = 2;
+    })
+    .await;
+    let first = node.begin("first", node.order("wait pack=x"));
+    node.until_running(1).await;
+    let second = node.begin("second", node.order("pack=x"));
+    let deleted = node.begin("deleted", node.order("pack=x"));
+    while node.executor.list().len() < 3 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let refused = node.build("refused", node.order("pack=x")).await;
+    let error = refused.unwrap_err();
+    assert_eq!(error.kind(), "build_queue_full");
+    // Nothing is made of one that waits, and it can be deleted.
+    assert_eq!(node.adapter.n_sandboxes(), 1);
+    assert!(node.executor.delete(&instance("deleted")).await);
+    assert!(deleted.await.unwrap().is_err());
+    let third = node.begin("third", node.order("pack=x"));
+    node.go.notify_one();
+    for build in [first, second, third] {
+        build.await.unwrap().unwrap();
+    }
+    assert_eq!(node.adapter.n_created(), 3);
+    node.check_is_clean();
+}
+
+#[tokio::test]
+async fn a_stop_ends_builds_that_wait() {
+    let node = Node::start_with(|config| config.executor.builds = 1).await;
+    let running = node.begin("running", node.order("sleep"));
+    node.until_running(1).await;
+    let waiting = node.begin("waiting", node.order("pack=x"));
+    while node.executor.list().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    node.executor.drain(Duration::from_secs(10)).await;
+    for build in [running, waiting] {
+        assert_eq!(build.await.unwrap().unwrap_err().kind(), "host_stopping");
+    }
+    assert_eq!(node.adapter.n_created(), 1);
+}
+
+#[tokio::test]
 async fn the_next_process_adopts_what_was_built_and_stays() {
     let node = Node::start().await;
     let (_, mut creation) = node.creation("a", node.order("pack=x"));

@@ -260,6 +260,7 @@ fn setup_status(error: &SetupError) -> StatusCode {
             StatusCode::BAD_REQUEST
         }
         SetupError::Artifact { .. } | SetupError::Store { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        SetupError::QueueFull { .. } => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 

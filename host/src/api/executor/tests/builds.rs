@@ -65,6 +65,12 @@ fn a_failed_build_is_told_as_it_failed() {
         ]],
     );
     check(
+        setup(SetupError::QueueFull { queue: 256 }),
+        expect![[
+            r#"503 {"type":"build_queue_full","message":"this node has 256 builds waiting and takes no more","code":503,"version":"1"}"#
+        ]],
+    );
+    check(
         StartError::Deleted { id: id() },
         expect![[
             r#"400 {"type":"build_failed","message":"instance a was deleted while it was being made","code":400,"version":"1"}"#
