@@ -5,28 +5,70 @@ use std::{
     io::{BufRead, BufReader, Write},
     net::{SocketAddr, TcpListener},
     path::Path,
-    sync::mpsc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     thread,
     time::Duration,
 };
 
 use anyhow::Result;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use hyper::server::conn::http1;
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
+use s3s::{
+    S3Result,
+    auth::SimpleAuth,
+    service::{S3Service, S3ServiceBuilder},
+};
 use serde_json::json;
 
 use crate::node::Node;
 
 const CODE: &str = "module.exports = ({ res }) => res.text('from a bucket');";
 
+/// A server of buckets that makes it hard for its clients.
+#[derive(Debug, Default)]
+struct Trouble {
+    /// How long each answer takes.
+    pause: Duration,
+    /// It has no time for one request in so many; 0 has time for all.
+    busy_every: usize,
+    n_requests: AtomicUsize,
+    n_refused: AtomicUsize,
+}
+
+impl Trouble {
+    async fn answer(
+        &self,
+        service: &S3Service,
+        request: Request<Incoming>,
+    ) -> S3Result<Response<s3s::Body>> {
+        let n = self.n_requests.fetch_add(1, Ordering::SeqCst) + 1;
+        tokio::time::sleep(self.pause).await;
+        if n.is_multiple_of(self.busy_every) {
+            self.n_refused.fetch_add(1, Ordering::SeqCst);
+            // All of the request is read, so that the answer is not lost with the connection.
+            drop(request.into_body().collect().await);
+            let text = "<Error><Code>SlowDown</Code></Error>".to_owned();
+            let mut response = Response::new(s3s::Body::from(text));
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            return Ok(response);
+        }
+        service.call(request.map(s3s::Body::from)).await
+    }
+}
+
 /// Serves the folders in `root` as buckets, for as long as the test's process lives.
-fn serve_s3(root: &Path) -> Result<SocketAddr> {
+fn serve_s3(root: &Path, trouble: &Arc<Trouble>) -> Result<SocketAddr> {
     let files = s3s_fs::FileSystem::new(root).expect("a folder");
     let mut builder = S3ServiceBuilder::new(files);
     builder.set_auth(SimpleAuth::from_single("key", "secret"));
-    let service = builder.build().into_shared();
+    let (service, trouble) = (Arc::new(builder.build()), trouble.clone());
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
@@ -37,8 +79,13 @@ fn serve_s3(root: &Path) -> Result<SocketAddr> {
         runtime.block_on(async move {
             let listener = tokio::net::TcpListener::from_std(listener).expect("it is bound");
             while let Ok((stream, _)) = listener.accept().await {
+                let (service, trouble) = (service.clone(), trouble.clone());
+                let answer = service_fn(move |request| {
+                    let (service, trouble) = (service.clone(), trouble.clone());
+                    async move { trouble.answer(&service, request).await }
+                });
                 let connection =
-                    http1::Builder::new().serve_connection(TokioIo::new(stream), service.clone());
+                    http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
                 tokio::spawn(connection);
             }
         });
@@ -47,15 +94,30 @@ fn serve_s3(root: &Path) -> Result<SocketAddr> {
 }
 
 #[test]
-fn a_source_comes_from_a_bucket() -> Result<()> {
+fn sources_results_and_caches_are_in_buckets_whose_servers_are_busy_or_slow() -> Result<()> {
     if !crate::can_run() {
         return Ok(());
     }
     let root = tempfile::tempdir()?;
     fs::create_dir_all(root.path().join("bucket/storage"))?;
-    let address = serve_s3(root.path())?;
+    fs::create_dir_all(root.path().join("caches"))?;
+    let busy = Arc::new(Trouble {
+        busy_every: 2,
+        ..Trouble::default()
+    });
+    let slow = Arc::new(Trouble {
+        pause: Duration::from_millis(500),
+        ..Trouble::default()
+    });
+    let dsn = |trouble: &Arc<Trouble>, bucket: &str| -> Result<String> {
+        let address = serve_s3(root.path(), trouble)?;
+        let parameters = "region=us-east-1&insecure=true";
+        Ok(format!("'s3://key:secret@{address}/{bucket}?{parameters}'"))
+    };
     let node = Node::start_with(&format!(
-        "[storage]\ndsn = 's3://key:secret@{address}/bucket?region=us-east-1&insecure=true'"
+        "[storage]\ndsn = {}\nbuild_cache_dsn = {}",
+        dsn(&busy, "bucket")?,
+        dsn(&slow, "caches")?
     ))?;
     node.import_runtime("node")?;
     fs::copy(
@@ -76,9 +138,46 @@ fn a_source_comes_from_a_bucket() -> Result<()> {
     }
     let kept = fs::read_dir(node.dir().join("state/sources"))?.count();
     assert_eq!(kept, 1, "one content is kept once");
+
+    for (id, cached) in [("miss", ""), ("hit", "cached")] {
+        builds_and_executes(&node, root.path(), id, cached)?;
+    }
+    let cache = root
+        .path()
+        .join("caches/build-cache/key/lz4-b1M/stores.sqfs");
+    assert_eq!(fs::read(cache)?, b"cached");
+    let n_refused = busy.n_refused.load(Ordering::SeqCst);
+    assert!(n_refused > 0, "the busy server was not asked");
+    assert!(slow.n_requests.load(Ordering::SeqCst) > 0);
     let call = json!({"image": crate::IMAGE, "source": "/storage/none.tar.gz"});
     let answer = node.api("POST", "/v1/runtimes/none/executions", &call)?;
     assert_eq!(answer.json()["type"], "source_missing", "{}", answer.text());
+    Ok(())
+}
+
+/// A build with source, result and cache in buckets, which finds `cached`, and an execution of its result.
+fn builds_and_executes(node: &Node, root: &Path, id: &str, cached: &str) -> Result<()> {
+    let command = "cat /cache/stores.sqfs 2>&-; printf cached > /cache/stores.sqfs; \
+        cp /tmp/code.tar.gz /mnt/code/";
+    let order = json!({
+        "runtimeId": id, "image": crate::IMAGE, "source": "/storage/code.tar.gz",
+        "destination": "/storage/builds", "command": command, "cacheKey": "key", "remove": true,
+    });
+    let built = node.api("POST", "/v1/runtimes", &order)?;
+    assert_eq!(built.status, 201, "{}\n{}", built.text(), node.log());
+    let built = built.json();
+    let output = built["output"][0]["content"].as_str().unwrap_or_default();
+    assert_eq!(output, cached, "{id}: {built}");
+    let path = built["path"].as_str().unwrap_or_default();
+    assert!(path.starts_with("bucket/storage/builds/"), "{path}");
+    let source = fs::read(root.join("bucket/storage/code.tar.gz"))?;
+    assert!(fs::read(root.join(path))? == source, "{path}");
+    let call = json!({
+        "image": crate::IMAGE, "source": path, "entrypoint": "index.js",
+        "runtimeEntrypoint": crate::START, "timeout": 45,
+    });
+    let answer = node.api("POST", &format!("/v1/runtimes/{id}/executions"), &call)?;
+    assert_eq!(answer.json()["body"], "from a bucket", "{}", answer.text());
     Ok(())
 }
 

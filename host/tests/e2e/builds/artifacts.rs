@@ -11,8 +11,11 @@ fn builds_leave_artifacts_that_run() -> Result<()> {
         c22_a_missing_source_is_an_error,
         c23_to_26_an_output_directory_is_packed_alone,
         c27_to_29_an_archive_may_be_uncompressed,
+        c56_a_build_stays_where_nobody_removes_it,
         c77_a_build_and_an_instance_know_their_limits,
         c86_to_87_a_zip_is_a_source,
+        archives_of_every_format_run,
+        a_source_keeps_the_ending_that_tells_its_format,
         the_old_protocol_tells_one_piece,
     ])
 }
@@ -82,6 +85,24 @@ fn c27_to_29_an_archive_may_be_uncompressed(node: &Node) -> Result<()> {
     Ok(())
 }
 
+fn c56_a_build_stays_where_nobody_removes_it(node: &Node) -> Result<()> {
+    let id = "test-build-restart-policy";
+    let mut order = order(
+        node,
+        id,
+        "node-exit",
+        json!({ "command": build_command("") }),
+    )?;
+    order
+        .as_object_mut()
+        .context("it is an object")?
+        .remove("remove");
+    ensure!(Path::new(path(&built(node, &order)?)?).is_file());
+    let told = node.api("GET", &format!("/v1/runtimes/{id}"), &json!({}))?;
+    ensure!(told.json()["initialised"] == 1, "{}", told.text());
+    delete(node, id, 200)
+}
+
 fn c77_a_build_and_an_instance_know_their_limits(node: &Node) -> Result<()> {
     let limits =
         json!({ "cpus": 2.5, "memory": 1024, "command": build_command("npm i && npm run build") });
@@ -118,6 +139,48 @@ fn c86_to_87_a_zip_is_a_source(node: &Node) -> Result<()> {
     let built = built(node, &order(node, "test-zip", "node", more)?)?;
     let result = execute(node, "test-zip-exec", path(&built)?, json!({}))?;
     ensure!(result["body"] == "zipped", "{result}");
+    Ok(())
+}
+
+/// What an image packs as it likes, the host stores, brings and names; the image unpacks it.
+fn archives_of_every_format_run(node: &Node) -> Result<()> {
+    let formats: [(&str, &[u8], &str); 3] = [
+        ("gzip", &[0x1f, 0x8b], ".gz"),
+        ("zstd", &[0x28, 0xb5, 0x2f, 0xfd], ".gz"),
+        ("squashfs", b"hsqs", ".sqfs"),
+    ];
+    for (format, magic, ending) in formats {
+        let more = json!({ "command": build_command("true"),
+            "variables": { "OPEN_RUNTIMES_BUILD_COMPRESSION": format } });
+        let id = format!("test-{format}");
+        let built = built(node, &order(node, &id, "node-empty-object", more)?)?;
+        let artifact = path(&built)?;
+        let is_of_format = artifact.ends_with(ending) && fs::read(artifact)?.starts_with(magic);
+        ensure!(is_of_format, "{format}: {artifact}");
+        let start = "nohup helpers/start.sh \"bash helpers/server.sh\"";
+        let result = execute(node, &id, artifact, json!({ "runtimeEntrypoint": start }))?;
+        ensure!(result["body"] == "{}", "{format}: {result}");
+    }
+    Ok(())
+}
+
+fn a_source_keeps_the_ending_that_tells_its_format(node: &Node) -> Result<()> {
+    for ending in ["tar", "tar.gz", "zip", "sqfs", "erofs"] {
+        let source = node.dir().join(format!("storage/content.{ending}"));
+        fs::create_dir_all(source.parent().context("it has a folder")?)?;
+        fs::write(&source, ending)?;
+        let mut order = line(
+            &format!("test-ending-{ending}"),
+            "echo $OPEN_RUNTIMES_CODE_PATH; cat $OPEN_RUNTIMES_CODE_PATH",
+        );
+        order["source"] = json!(source);
+        let seen = match ending {
+            "zip" => "tar.gz",
+            other => other,
+        };
+        let text = output(&built(node, &order)?);
+        ensure!(text == format!("/tmp/code.{seen}\r\n{ending}"), "{text:?}");
+    }
     Ok(())
 }
 
