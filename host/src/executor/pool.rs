@@ -441,3 +441,6 @@ impl Pool {
             .unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

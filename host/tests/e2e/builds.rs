@@ -26,15 +26,23 @@ macro_rules! cases {
 mod artifacts;
 mod caches;
 mod failures;
+mod languages;
 mod logs;
 
 /// Runs cases in one node, all at once, and names the ones that fail.
 fn run(cases: &[(&str, Case)]) -> Result<()> {
+    run_with(&["node"], cases)
+}
+
+/// As [`run`], with the images of these runtimes.
+fn run_with(runtimes: &[&str], cases: &[(&str, Case)]) -> Result<()> {
     if !crate::can_run() {
         return Ok(());
     }
     let node = Node::start_with("[executor]\nruntime_versions = ['v2', 'v5']")?;
-    node.import_runtime("node")?;
+    for runtime in runtimes {
+        node.import_runtime(runtime)?;
+    }
     let failed: Vec<_> = thread::scope(|scope| {
         let node = &node;
         let started: Vec<_> = cases

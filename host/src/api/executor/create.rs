@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn cache_keys_are_plain_names() {
+    fn c99_cache_keys_are_plain_names() {
         #[track_caller]
         fn check(key: &str, expected: bool) {
             let key = key.to_owned();

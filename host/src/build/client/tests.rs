@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn the_command_is_handed_to_the_shell_as_it_is() {
+fn c95_to_c97_the_command_is_handed_to_the_shell_as_it_is() {
     let text = "echo \"$HOME\" `id` \\\\ && exit 1";
     let v5 = process(Protocol::V5, text);
     assert_eq!(v5.command, ["bash", "-c", text]);
@@ -12,7 +12,7 @@ fn the_command_is_handed_to_the_shell_as_it_is() {
 }
 
 #[test]
-fn a_failure_tells_the_output_and_the_code_up_to_the_limit() {
+fn c98_a_failure_tells_the_output_and_the_code_up_to_the_limit() {
     #[track_caller]
     fn check(text: &str, out_of_memory: bool, expected: &str) {
         assert_eq!(failure(text.into(), 1, out_of_memory), expected);
