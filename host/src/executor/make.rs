@@ -195,11 +195,13 @@ impl Executor {
         let id = spec.id.clone();
         if let Some(setup) = setup {
             tokio::select! {
+                // First: what a stop has ended leaves its place to who waits.
+                biased;
+                () = self.stopped.cancelled() => return Err(StartError::Stopping),
                 admitted = setup.admit() => {
                     let id = id.clone();
                     admitted.map_err(|source| StartError::Setup { id, source })?;
                 }
-                () = self.stopped.cancelled() => return Err(StartError::Stopping),
             }
         }
         let began = Instant::now();
