@@ -32,10 +32,7 @@ fn c23_to_26_a_static_site(node: &Node) -> Result<()> {
         "image": STATIC, "entrypoint": "", "outputDirectory": "./dist",
         "command": build_command("bash build.sh"),
     });
-    let built = built(
-        node,
-        &order(node, "static-build", "output-directory", more)?,
-    )?;
+    let built = built(node, &order(node, "static-build", "static", more)?)?;
     ensure!(!output(&built).is_empty() && built["size"].as_u64() > Some(0));
     let id = "static-exec";
     let order = json!({
@@ -138,7 +135,7 @@ impl Custom {
         let more = json!({
             "image": image, "entrypoint": entrypoint, "timeout": 120,
             "command": build_command(build),
-            "variables": { "PIP_CERT": "/mnt/code/ca-certificates.crt" },
+            "variables": { "SSL_CERT_FILE": "/mnt/code/ca-certificates.crt" },
         });
         let built = built(
             node,

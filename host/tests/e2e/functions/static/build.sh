@@ -1,0 +1,2 @@
+mkdir -p dist
+cp src/* dist/
