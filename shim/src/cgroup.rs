@@ -5,7 +5,8 @@
 //! version 2. What the spec asks for and this machine cannot do is an error that names the field.
 //!
 //! ```text
-//! begin ──▶ a process is born into it, while the rest is made: complete ──▶ entry ──▶ settle ──▶ update, freeze, kill, pids, stats, oom ──▶ delete
+//! begin ──▶ complete, while a process is born into it ──▶ entry ──▶ settle
+//!       ──▶ update, freeze, kill, pids, stats, oom ──▶ delete
 //! ```
 
 mod control;

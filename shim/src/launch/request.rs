@@ -365,7 +365,7 @@ impl Binds<'_> {
         if !uids.is_empty() && !gids.is_empty() {
             return self
                 .launcher
-                .user_namespace(IdMaps::new(&uids, &gids))
+                .user_namespace(IdMaps::new(&uids, &gids)?)
                 .map(Some);
         }
         if options.id_map.is_none() && uids.is_empty() && gids.is_empty() {

@@ -69,7 +69,8 @@ impl Spawner {
     /// Sends a request. The reply goes to the first descriptor.
     ///
     /// What is written to a socket is, for the kernel, a word to run its reader on the writer's processor, which goes
-    /// on with its own work here; the bell wakes the spawner on another.
+    /// on with its own work here; the bell wakes the spawner on another. It comes after the request, which the socket
+    /// takes whole: its longest part, maps of ids, is bounded by the plan.
     pub(super) fn ask(&self, request: &Request, descriptors: &[BorrowedFd]) -> io::Result<()> {
         channel::send(&self.requests, request, descriptors)?;
         rustix::io::write(&self.bell, &1_u64.to_ne_bytes())?;

@@ -141,20 +141,31 @@ fn own_id_maps(linux: &Linux, plan: &NamespacePlan) -> Result<Option<IdMaps>, Sp
             ));
         }
     }
-    let maps = |mappings: &Option<Vec<_>>| id_map(mappings.as_deref().unwrap_or_default());
-    Ok(is_new.then(|| IdMaps {
-        uids: maps(uids),
-        gids: maps(gids),
-    }))
+    let maps = || {
+        IdMaps::new(
+            uids.as_deref().unwrap_or_default(),
+            gids.as_deref().unwrap_or_default(),
+        )
+    };
+    is_new.then(maps).transpose()
 }
+
+/// Lines that the kernel takes of a map of ids. Source: user_namespaces(7).
+const MAX_MAPPINGS: usize = 340;
 
 impl IdMaps {
     /// Of a mount, or of a container.
-    pub(crate) fn new(uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Self {
-        Self {
+    pub(crate) fn new(uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<Self, SpecError> {
+        for (field, mappings) in [("uidMappings", uids), ("gidMappings", gids)] {
+            if mappings.len() > MAX_MAPPINGS {
+                let reason = format!("{} are too many: at most {MAX_MAPPINGS}", mappings.len());
+                return Err(SpecError::new(field, reason));
+            }
+        }
+        Ok(Self {
             uids: id_map(uids),
             gids: id_map(gids),
-        }
+        })
     }
 }
 
@@ -184,4 +195,27 @@ fn time_offsets(linux: &Linux, plan: &NamespacePlan) -> Result<String, SpecError
         lines += &format!("{clock} {secs} {nanos}\n");
     }
     Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use oci_spec::runtime::LinuxIdMappingBuilder;
+
+    use super::*;
+
+    #[test]
+    fn as_many_mappings_as_the_kernel_takes_and_no_more() {
+        let mapping = LinuxIdMappingBuilder::default()
+            .size(1_u32)
+            .build()
+            .unwrap();
+        let many = |n| vec![mapping; n];
+        let maps = IdMaps::new(&many(1), &many(MAX_MAPPINGS)).unwrap();
+        assert_eq!(maps.gids.lines().count(), MAX_MAPPINGS);
+        let error = IdMaps::new(&many(1), &many(MAX_MAPPINGS + 1)).unwrap_err();
+        assert!(
+            error.to_string().contains("gidMappings: 341 are too many"),
+            "{error}"
+        );
+    }
 }
