@@ -27,6 +27,7 @@ mod progress;
 mod pull;
 pub mod reference;
 mod registry;
+mod skeleton;
 mod store;
 mod sys;
 mod unpack;
@@ -45,6 +46,7 @@ pub use progress::{LayerState, Progress};
 pub use pull::PullError;
 pub use reference::{Reference, ReferenceError};
 pub use registry::Credentials;
+pub use skeleton::make_skeleton;
 pub use store::StoreError;
 pub use unpack::UnpackError;
 

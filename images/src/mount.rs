@@ -96,6 +96,9 @@ pub enum MountError {
 /// One overlay at `target`: `layers` (topmost first) id-mapped through `userns`, with `upper`
 /// writable or read-only without.
 ///
+/// Without `userns` the layers keep their owners. In a user namespace that is not the first one, overlayfs keeps its
+/// marks in attributes of users, as it may not use others there.
+///
 /// Device files in it are dead (`nodev`). One layer without `upper` needs no overlay and is mounted
 /// itself. `unmount(2)` of `target` undoes all.
 ///
@@ -156,6 +159,9 @@ fn clone_layer(layer: &Path, userns: Option<BorrowedFd<'_>>) -> Result<OwnedFd, 
 fn overlay_of_descriptors(layers: &[OwnedFd], upper: Option<Upper<'_>>) -> Result<OwnedFd, Errno> {
     let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(overlay.as_fd(), "source", "opr")?;
+    if is_in_user_namespace() {
+        fsconfig_set_flag(overlay.as_fd(), "userxattr")?;
+    }
     for layer in layers {
         fsconfig_set_fd(overlay.as_fd(), "lowerdir+", layer.as_fd())?;
     }
@@ -187,6 +193,9 @@ fn overlay_of_paths(
 ) -> Result<(), MountError> {
     let paths: Vec<String> = layers.paths().map(|path| escape(&path)).collect();
     let mut options = format!("lowerdir={}", paths.join(":"));
+    if is_in_user_namespace() {
+        options.push_str(",userxattr");
+    }
     let mut flags = MountFlags::NODEV;
     match upper {
         Some(Upper { upper, work }) => {
@@ -210,6 +219,15 @@ fn overlay_of_paths(
             source: errno.into(),
         }
     })
+}
+
+/// Whether this process has not all ids of the machine.
+///
+/// Source: user_namespaces(7), `/proc/<pid>/uid_map`.
+pub fn is_in_user_namespace() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let numbers: Vec<_> = map.split_whitespace().collect();
+    numbers != ["0", "0", "4294967295"]
 }
 
 /// Puts a detached mount at `target`.
