@@ -44,6 +44,7 @@ mod spec;
 mod stdio;
 
 pub use containerd::Containerd;
+pub use engine::{keep as keep_containerd, keeper as containerd_keeper};
 pub use output::Output;
 pub use process::{Process, ProcessSpec};
 

@@ -6,11 +6,13 @@ use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
-    build,
+    adapter, build,
     config::{Config, env},
+    rootless,
 };
 
 mod client;
+mod containerd;
 mod deploy;
 mod doctor;
 mod functions;
@@ -55,6 +57,8 @@ struct Args {
 enum Command {
     /// Run the node in the foreground.
     Serve,
+    /// Keep the node's own containerd alive, in the foreground; without root, in namespaces that it makes.
+    Containerd,
     /// Start a node in the background and wait until it is ready.
     Up,
     /// Stop the node and remove all that it made at run time; functions and images stay.
@@ -82,6 +86,8 @@ enum Command {
     },
     #[command(name = build::SUBCOMMAND, hide = true)]
     Unpack,
+    #[command(name = rootless::MAP_SUBCOMMAND, hide = true)]
+    MapIds { pid: String },
 }
 
 /// What every subcommand is given.
@@ -120,6 +126,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
 fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Unpack => return Ok(build::confined_main()),
+        Command::MapIds { pid } => return Ok(rootless::map_ids(&pid)),
         Command::Completions { shell } => {
             let mut command = Args::command();
             clap_complete::generate(shell, &mut command, "opr", &mut std::io::stdout());
@@ -131,7 +138,18 @@ fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
         let default = PathBuf::from(DEFAULT_FILE);
         default.exists().then_some(default)
     });
-    let config = Config::load(file.as_deref(), &|name| std::env::var(name).ok())?;
+    let mut config = Config::load(file.as_deref(), &|name| std::env::var(name).ok())?;
+    // Now, as a process with threads may not move to another user namespace.
+    if rootless::is_needed() {
+        match args.command {
+            Command::Serve => {
+                let keeper = adapter::containerd_keeper(&config);
+                rootless::join(&mut config, keeper)?;
+            }
+            Command::Containerd => rootless::make(&mut config)?,
+            _ => {}
+        }
+    }
     let session = Session {
         config,
         file,
@@ -156,6 +174,7 @@ fn n_threads() -> usize {
 async fn dispatch(command: Command, session: Session) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve => serve::run(session).await?,
+        Command::Containerd => containerd::run(session).await?,
         Command::Up => node::up(&session).await?,
         Command::Down => node::down(&session).await?,
         Command::Doctor => return doctor::run(&session).await,
@@ -166,7 +185,7 @@ async fn dispatch(command: Command, session: Session) -> anyhow::Result<ExitCode
         Command::Logs(args) => logs::run(&session, args).await?,
         Command::Ps => ps::run(&session).await?,
         Command::Rm(args) => functions::remove(&session, args).await?,
-        Command::Completions { .. } | Command::Unpack => {}
+        Command::Completions { .. } | Command::Unpack | Command::MapIds { .. } => {}
     }
     Ok(ExitCode::SUCCESS)
 }

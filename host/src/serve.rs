@@ -1,6 +1,13 @@
 //! The daemon: puts the rooms together, serves until it is told to stop, and leaves instances running.
 
-use std::{fs, io, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    net::SocketAddr,
+    os::{fd::OwnedFd, unix::fs::DirBuilderExt},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{Request, Response};
 use opr_images::{Reference, ReferenceError};
@@ -22,6 +29,7 @@ use crate::{
         Storage, StorageError,
         objects::{ObjectError, Objects},
     },
+    sys,
     telemetry::{Metrics, chain},
 };
 
@@ -79,7 +87,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Takes the ports, starts or finds containerd, and takes over what an earlier process left running.
+    /// Takes the ports (those that a service manager hands over: the gateway's, then the executor API's), starts or finds containerd, and takes over what an earlier process left running.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -89,8 +97,9 @@ impl Node {
         let drain = config.drain_timeout();
         // The socket first: a second daemon ends here.
         let node_api = Server::bind_unix(&config.node_socket(), drain).await?;
-        let gateway = Server::bind(config.gateway_listen, drain).await?;
-        let executor_api = Server::bind(config.executor_listen, drain).await?;
+        let mut inherited = sys::inherited_sockets().into_iter();
+        let gateway = server(inherited.next(), config.gateway_listen, drain).await?;
+        let executor_api = server(inherited.next(), config.executor_listen, drain).await?;
         let store = Store::open(&config.state_dir)?;
         let catalog = Arc::new(Catalog::load(None)?);
         let images = images(&config.pull, &catalog);
@@ -230,6 +239,17 @@ impl Node {
             store: self.store.clone(),
             removal,
         }
+    }
+}
+
+async fn server(
+    inherited: Option<OwnedFd>,
+    address: SocketAddr,
+    drain: Duration,
+) -> Result<Server, BindError> {
+    match inherited {
+        Some(socket) => Server::inherit(socket.into(), drain),
+        None => Server::bind(address, drain).await,
     }
 }
 

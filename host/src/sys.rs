@@ -1,12 +1,13 @@
 //! System calls that no crate wraps safely: making namespaces in a child, switching links on and off.
 #![allow(
     unsafe_code,
-    reason = "fork, unshare in a child and ioctl have no safe wrapper"
+    reason = "fork, unshare in a child, ioctl and descriptors by number have no safe wrapper"
 )]
 
 use std::{
     fs, io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use nix::{
@@ -109,6 +110,22 @@ fn close_others(one: i32, other: i32) {
             unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
         }
     }
+}
+
+/// The sockets that a service manager has handed to this process, in its order. Only the first call has them.
+///
+/// Source: sd_listen_fds(3).
+pub fn inherited_sockets() -> Vec<OwnedFd> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::SeqCst) {
+        return Vec::new();
+    }
+    let descriptors = sd_notify::listen_fds().into_iter().flatten();
+    // SAFETY: the service manager opened these for this process (the call compares LISTEN_PID), nothing else here
+    // knows of them, and TAKEN sees to it that they get one owner.
+    descriptors
+        .map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) })
+        .collect()
 }
 
 /// Moves the calling thread into the network namespace behind `netns`.

@@ -1,9 +1,11 @@
-//! The containerd behind the adapter: the node's own, kept alive here, or one that the operator runs.
+//! The containerd behind the adapter: the node's own, or one that the operator runs.
 //!
-//! The node's own outlives the daemon: a later daemon finds it by its socket and pid file.
+//! The node's own is kept alive by one process, which holds the lock of `<run_dir>/containerd/keeper`: `opr containerd`
+//! where that runs, the daemon otherwise. It outlives its keeper: a later one finds it by its socket and pid file.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write as _},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::Stdio,
@@ -11,8 +13,13 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use opr_images::mount::is_in_user_namespace;
+use rustix::{
+    fs::{FlockOperation, flock},
+    process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal},
+};
 use tokio::{io::unix::AsyncFd, net::UnixStream, process::Command, task::JoinHandle, time};
+use tokio_util::sync::CancellationToken;
 
 use super::EngineError;
 use crate::config::Config;
@@ -28,7 +35,14 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::fro
 pub(super) struct Engine {
     pub(super) socket: PathBuf,
     own: Option<Own>,
+    /// The work that keeps it alive, where this process does.
     keeper: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The right to start the node's own containerd, of one process at a time. Dropping it gives it back.
+#[derive(Debug)]
+struct Keeper {
+    _lock: fs::File,
 }
 
 /// Where the node's own containerd keeps what it needs.
@@ -55,26 +69,24 @@ impl Engine {
                 keeper: Mutex::default(),
             });
         }
-        let own = Own {
-            program: config.containerd.program.clone(),
-            shim_dir: config.shim_dir(),
-            dir: config.run_dir.join("containerd"),
-            root: config.state_dir.join("containerd"),
-            socket: socket.clone(),
-        };
-        let process = own
-            .find_or_start()
-            .await
-            .map_err(|error| unreachable(&socket, error))?;
-        let keeper = tokio::spawn(own.clone().keep(process));
+        let own = Own::new(config);
+        let failed = |error| unreachable(&socket, error);
+        let mut keeper = None;
+        match Keeper::take(&own.dir).map_err(failed)? {
+            Some(right) => {
+                let process = own.find_or_start().await.map_err(failed)?;
+                keeper = Some(tokio::spawn(own.clone().keep(process, right)));
+            }
+            None => answers_soon(&socket).await.map_err(failed)?,
+        }
         Ok(Self {
             socket,
             own: Some(own),
-            keeper: Mutex::new(Some(keeper)),
+            keeper: Mutex::new(keeper),
         })
     }
 
-    /// Ends the node's own containerd. Does nothing where the operator runs it.
+    /// Ends the node's own containerd. Does nothing where the operator runs it, or another process keeps it.
     pub(super) async fn stop(&self) -> io::Result<()> {
         let Some(own) = &self.own else { return Ok(()) };
         let keeper = self
@@ -82,10 +94,9 @@ impl Engine {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        if let Some(keeper) = keeper {
-            keeper.abort();
-            let _ = keeper.await;
-        }
+        let Some(keeper) = keeper else { return Ok(()) };
+        keeper.abort();
+        let _ = keeper.await;
         let Some(process) = own.find() else {
             return Ok(());
         };
@@ -115,7 +126,79 @@ impl Drop for Engine {
     }
 }
 
+/// Keeps the node's own containerd alive until `stop`, then ends it. Calls `ready` once it answers.
+///
+/// # Errors
+/// Another process keeps it, or it cannot be started.
+pub async fn keep(
+    config: &Config,
+    ready: impl FnOnce(),
+    stop: CancellationToken,
+) -> Result<(), EngineError> {
+    let engine = Engine::start(config).await?;
+    let is_ours = engine
+        .keeper
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .is_some();
+    if !is_ours {
+        return Err(unreachable(
+            &engine.socket,
+            "another process keeps it already",
+        ));
+    }
+    ready();
+    stop.cancelled().await;
+    engine
+        .stop()
+        .await
+        .map_err(|error| unreachable(&engine.socket, error))
+}
+
+/// The process that keeps the node's own containerd.
+pub fn keeper(config: &Config) -> Option<i32> {
+    let file = fs::File::open(Keeper::file(&Own::new(config).dir)).ok()?;
+    // The lock of one that has ended is free.
+    if flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
+        return None;
+    }
+    io::read_to_string(file).ok()?.trim().parse().ok()
+}
+
+impl Keeper {
+    /// Takes the right, where no other process has it.
+    fn take(dir: &Path) -> io::Result<Option<Self>> {
+        fs::create_dir_all(dir)?;
+        let mut lock = fs::File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(Self::file(dir))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+            locked => locked?,
+        }
+        lock.set_len(0)?;
+        write!(lock, "{}", getpid().as_raw_nonzero())?;
+        Ok(Some(Self { _lock: lock }))
+    }
+
+    fn file(dir: &Path) -> PathBuf {
+        dir.join("keeper")
+    }
+}
+
 impl Own {
+    fn new(config: &Config) -> Self {
+        Self {
+            program: config.containerd.program.clone(),
+            shim_dir: config.shim_dir(),
+            dir: config.run_dir.join("containerd"),
+            root: config.state_dir.join("containerd"),
+            socket: config.containerd_socket(),
+        }
+    }
+
     async fn find_or_start(&self) -> io::Result<OwnedFd> {
         let found = self.find();
         if let Some(process) = found
@@ -154,6 +237,8 @@ impl Own {
             .arg("--config")
             .arg(self.config_file())
             .env("PATH", self.path()?)
+            // Ready is what its keeper says.
+            .env_remove("NOTIFY_SOCKET")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -162,18 +247,10 @@ impl Own {
         let ended = || io::Error::other("containerd ended at once, see containerd.log");
         let pid = child.id().ok_or_else(ended)?;
         fs::write(self.pid_file(), pid.to_string())?;
-        let wait = async {
-            while answers(&self.socket).await.is_err() {
-                if child.try_wait()?.is_some() {
-                    return Err(ended());
-                }
-                time::sleep(POLL).await;
-            }
-            Ok(())
-        };
-        time::timeout(START_TIMEOUT, wait)
-            .await
-            .map_err(io::Error::from)??;
+        tokio::select! {
+            answered = answers_soon(&self.socket) => answered?,
+            _ = child.wait() => return Err(ended()),
+        }
         let process = self.find().ok_or_else(ended)?;
         // Waited for, so that it does not stay as a zombie of this daemon.
         tokio::spawn(async move { child.wait().await });
@@ -181,7 +258,7 @@ impl Own {
     }
 
     /// Starts containerd again whenever it ends, sooner after a long life than after a short one.
-    async fn keep(self, mut process: OwnedFd) {
+    async fn keep(self, mut process: OwnedFd, _right: Keeper) {
         let mut pause = BACKOFF.0;
         loop {
             let born = time::Instant::now();
@@ -226,11 +303,13 @@ impl Own {
         let quoted =
             |path: &Path| toml::Value::from(path.to_string_lossy().into_owned()).to_string();
         let text = format!(
-            "version = 2\nroot = {root}\nstate = {state}\noom_score = -999\n\
+            "version = 2\nroot = {root}\nstate = {state}\noom_score = {oom_score}\n\
              disabled_plugins = [{disabled}]\n\n[grpc]\naddress = {socket}\n",
             root = quoted(&self.root),
             state = quoted(&self.dir.join("state")),
             socket = quoted(&self.socket),
+            // Without rights it is the service manager's to set.
+            oom_score = if is_in_user_namespace() { 0 } else { -999 },
             disabled = DISABLED.map(|name| format!("{name:?}")).join(", "),
         );
         fs::write(self.config_file(), text)
@@ -259,6 +338,15 @@ const DISABLED: [&str; 8] = [
 
 async fn answers(socket: &Path) -> io::Result<()> {
     UnixStream::connect(socket).await.map(drop)
+}
+
+async fn answers_soon(socket: &Path) -> io::Result<()> {
+    let answered = async {
+        while answers(socket).await.is_err() {
+            time::sleep(POLL).await;
+        }
+    };
+    Ok(time::timeout(START_TIMEOUT, answered).await?)
 }
 
 pub(super) fn unreachable(

@@ -5,11 +5,13 @@
 //! <run_dir>/sandboxes/<id>/scratch   bounded tmpfs: what the sandbox may write, and the overlay's upper
 //! <run_dir>/sandboxes/<id>/etc       resolv.conf, hosts, hostname
 //! <run_dir>/sandboxes/<id>/stdout    FIFO, and stderr
+//! <state_dir>/skeletons/<slot>       folders of images, owned by the slot's ids, where layers cannot be id-mapped
 //! <state_dir>/sandboxes/<id>/volume  bounded part of the disk: takes the place of the tmpfs where the root is on disk
 //! ```
 
 use std::{
     fs::{self, Permissions},
+    hash::{DefaultHasher, Hash, Hasher},
     io::{self, Read},
     os::{
         fd::AsFd,
@@ -18,7 +20,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use opr_images::mount::{Upper, mount_rootfs};
+use opr_images::{
+    make_skeleton,
+    mount::{Upper, is_in_user_namespace, mount_rootfs},
+};
 use rustix::{
     fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2},
     mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change},
@@ -37,6 +42,7 @@ use crate::id::SandboxId;
 pub(super) struct Folders {
     pub(super) dir: PathBuf,
     disk: PathBuf,
+    skeletons: PathBuf,
 }
 
 impl Folders {
@@ -44,6 +50,7 @@ impl Folders {
         Self {
             dir: config.run_dir.join("sandboxes").join(id.as_str()),
             disk: config.state_dir.join("sandboxes").join(id.as_str()),
+            skeletons: skeletons(&config.state_dir),
         }
     }
 
@@ -87,16 +94,36 @@ impl Folders {
         chown(&upper, Some(slot.first_id), Some(slot.first_id))?;
         make_dir(&work, 0o700)?;
         make_dir(&self.rootfs(), 0o755)?;
-        let userns = fs::File::open(&slot.user)?;
         let changes = Some(Upper {
             upper: &upper,
             work: &work,
         });
-        mount_rootfs(&self.rootfs(), layers, changes, Some(userns.as_fd()))
-            .map_err(io::Error::other)?;
+        self.mount_root(layers, changes, slot)?;
         let (uid, gid) = find_user(&self.rootfs(), user)?;
         self.make_shared(spec, (slot.first_id + uid, slot.first_id + gid))?;
         Ok((uid, gid))
+    }
+
+    fn mount_root(
+        &self,
+        layers: &[PathBuf],
+        changes: Option<Upper<'_>>,
+        slot: &Slot,
+    ) -> io::Result<()> {
+        if !is_in_user_namespace() {
+            let userns = fs::File::open(&slot.user)?;
+            return mount_rootfs(&self.rootfs(), layers, changes, Some(userns.as_fd()))
+                .map_err(io::Error::other);
+        }
+        // Nobody but the machine's root may id-map its file systems.
+        let mut hash = DefaultHasher::new();
+        layers.hash(&mut hash);
+        let folder = self.skeletons.join(slot.index.to_string());
+        make_dir(&folder, 0o711)?;
+        let skeleton = folder.join(format!("{:016x}", hash.finish()));
+        make_skeleton(&skeleton, layers, slot.first_id)?;
+        let all = [&[skeleton], layers].concat();
+        mount_rootfs(&self.rootfs(), &all, changes, None).map_err(io::Error::other)
     }
 
     /// Gives back all of it. Succeeds where a part of it is gone.
@@ -113,7 +140,8 @@ impl Folders {
         let (volume, scratch) = (self.volume(), self.scratch());
         make_dir(&self.disk, 0o711)?;
         make_dir(&volume, 0o711)?;
-        if class.disk_mib > 0 {
+        // Without rights a file system in a file cannot be mounted: what the sandbox writes has no bound but the disk's.
+        if class.disk_mib > 0 && !is_in_user_namespace() {
             disk::mount(&self.disk, &volume, class.disk_mib)?;
             mount_change(&volume, MountPropagationFlags::PRIVATE)?;
         }
@@ -191,6 +219,30 @@ impl Folders {
             },
         )
     }
+}
+
+/// Where an unprivileged node keeps the folders of images, by slot: a slot's ids are always the same.
+fn skeletons(state_dir: &Path) -> PathBuf {
+    state_dir.join("skeletons")
+}
+
+/// Removes the folders of images of all slots but these: the images may be gone.
+pub(super) fn remove_skeletons(state_dir: &Path, is_used: impl Fn(u32) -> bool) -> io::Result<()> {
+    let entries = match fs::read_dir(skeletons(state_dir)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let slot = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
+        if !slot.is_some_and(&is_used) {
+            remove_dir(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// The host's resolvers. One on the host's loopback is out of reach from another network namespace:

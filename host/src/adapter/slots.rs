@@ -11,7 +11,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, PoisonError},
     thread,
@@ -175,6 +175,11 @@ impl Slots {
         Ok(())
     }
 
+    /// Whether a sandbox or the pool has this slot.
+    pub(super) fn is_used(&self, index: u32) -> bool {
+        self.lock().used.contains(&index)
+    }
+
     /// Makes no more slots ahead.
     pub(super) fn close(&self) {
         self.lock().is_closed = true;
@@ -281,7 +286,7 @@ impl Slots {
         let net = dir.join("net");
         bind(&holder.namespace("net"), &net)?;
         let netns = fs::File::open(&net)?;
-        in_network(netns.into(), || {
+        in_network(netns.as_fd(), || {
             sys::loopback_up()?;
             Network::forbid_version_6()
         })?;
@@ -323,16 +328,20 @@ impl Slots {
 }
 
 /// Runs `work` on a thread of its own inside a network namespace.
-pub(super) fn in_network<T: Send + 'static>(
-    netns: OwnedFd,
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+pub(super) fn in_network<T: Send>(
+    netns: BorrowedFd<'_>,
+    work: impl FnOnce() -> io::Result<T> + Send,
 ) -> io::Result<T> {
-    let thread = thread::Builder::new()
-        .name("opr-net".into())
-        .spawn(move || sys::enter_network(netns.as_fd()).and_then(|()| work()))?;
-    thread
-        .join()
-        .unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
+    thread::scope(|scope| {
+        let thread = thread::Builder::new()
+            .name("opr-net".into())
+            .spawn_scoped(scope, move || {
+                sys::enter_network(netns).and_then(|()| work())
+            })?;
+        thread
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
+    })
 }
 
 fn bind(source: &str, target: &Path) -> io::Result<()> {

@@ -1,6 +1,6 @@
 //! `opr serve`: the daemon in the foreground, as a service manager runs it.
 
-use std::io::IsTerminal;
+use std::{io::IsTerminal, time::Duration};
 
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -29,21 +29,11 @@ pub(super) async fn run(session: Session) -> anyhow::Result<()> {
     }
     raise_open_files();
     let stop = CancellationToken::new();
-    let signals = stop.clone();
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
+    cancel_at_signals(stop.clone())?;
     let node = Node::bind(session.config).await?;
     let info = node.info();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("node is stopping");
-        notify(sd_notify::NotifyState::Stopping);
-        signals.cancel();
-    });
     notify(sd_notify::NotifyState::Ready);
+    tokio::spawn(feed_watchdog());
     tracing::info!(
         gateway = info.gateway,
         executor = info.executor,
@@ -51,6 +41,22 @@ pub(super) async fn run(session: Session) -> anyhow::Result<()> {
     );
     node.run(stop).await?;
     tracing::info!("node stopped");
+    Ok(())
+}
+
+/// Cancels `stop` when the service manager or a terminal asks for the end.
+pub(super) fn cancel_at_signals(stop: CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        notify(sd_notify::NotifyState::Stopping);
+        stop.cancel();
+    });
     Ok(())
 }
 
@@ -67,7 +73,7 @@ fn raise_open_files() {
 }
 
 /// Lines for people on a terminal, JSON elsewhere.
-fn start_logs(config: &Config) -> anyhow::Result<()> {
+pub(super) fn start_logs(config: &Config) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.log).with_context(|| {
         format!(
             "setting log is {:?}, but must be as in `info,opr_host=debug`",
@@ -85,8 +91,20 @@ fn start_logs(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Tells a service manager that asks for it that requests are still served.
+async fn feed_watchdog() {
+    let mut limit_us = 0;
+    if !sd_notify::watchdog_enabled(false, &mut limit_us) {
+        return;
+    }
+    loop {
+        notify(sd_notify::NotifyState::Watchdog);
+        tokio::time::sleep(Duration::from_micros(limit_us / 3)).await;
+    }
+}
+
 /// Tells the service manager, where there is one.
-fn notify(state: sd_notify::NotifyState<'_>) {
+pub(super) fn notify(state: sd_notify::NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(false, &[state]) {
         tracing::warn!(%error, "service manager was not told");
     }

@@ -49,7 +49,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "adapter", "api", "build", "executor", "function", "serve", "storage",
+            "adapter", "api", "build", "executor", "function", "rootless", "serve", "storage",
         ],
     ),
     (
@@ -63,7 +63,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("build", &["adapter", "executor", "function", "storage"]),
     ("function", &["executor"]),
     ("executor", &["adapter", "storage"]),
-    ("adapter", &[]),
+    ("adapter", &["rootless"]),
+    ("rootless", &[]),
     ("storage", &[]),
 ];
 

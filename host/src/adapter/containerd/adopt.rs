@@ -10,7 +10,11 @@ use containerd_client::{services::v1::Container, types::v1::Status};
 
 use super::{CLASS, Inner, SLOT, TERMINAL, blocking, class_group, kernel, lock, table::Held};
 use crate::{
-    adapter::{CreatePhases, EngineError, Sandbox, cgroup, rootfs::Folders, stdio::Stdio},
+    adapter::{
+        CreatePhases, EngineError, Sandbox, cgroup,
+        rootfs::{Folders, remove_skeletons},
+        stdio::Stdio,
+    },
     id::{ClassName, SandboxId},
 };
 
@@ -91,6 +95,7 @@ impl Inner {
         let (config, slots, held) = (self.config.clone(), self.slots.clone(), self.held.clone());
         blocking(move || {
             slots.sweep()?;
+            remove_skeletons(&config.state_dir, |slot| slots.is_used(slot))?;
             for top in [&config.run_dir, &config.state_dir] {
                 for entry in fs::read_dir(top.join("sandboxes"))? {
                     let Ok(name) = entry?.file_name().into_string() else {

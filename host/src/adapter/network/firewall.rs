@@ -2,7 +2,7 @@
 //!
 //! Sandboxes have no addresses of version 6; what they send of it all the same is dropped.
 
-use std::{io, path::Path, process::Command};
+use std::{io, net::Ipv4Addr, path::Path, process::Command};
 
 use crate::adapter::program::{LIMIT, run};
 
@@ -28,16 +28,21 @@ impl Firewall {
         }
     }
 
-    /// Puts the rules in place; those that are there are replaced as a whole.
-    pub(super) fn raise(&self) -> io::Result<()> {
+    /// Puts the rules in place; those that are there are replaced as a whole. Nobody on the bridge reaches `closed`.
+    pub(super) fn raise(&self, closed: &[Ipv4Addr]) -> io::Result<()> {
         let [input, forward] = self.chains();
         let bridge = &self.bridge;
+        let closed: String = closed
+            .iter()
+            .map(|address| format!("-A {forward} -i {bridge} -d {address} -j DROP\n"))
+            .collect();
         let rules = format!(
             "*filter\n:{input} - [0:0]\n:{forward} - [0:0]\n\
              -A {input} -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\n\
              -A {input} -j DROP\n\
              -A {forward} -i {bridge} -o {bridge} -j DROP\n\
              -A {forward} -i {bridge} -d 169.254.0.0/16 -j DROP\n\
+             {closed}\
              -A {forward} -i {bridge} -j ACCEPT\n\
              -A {forward} -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\n\
              -A {forward} -j DROP\nCOMMIT\n"
