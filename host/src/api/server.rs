@@ -111,6 +111,26 @@ impl Server {
         })
     }
 
+    /// Serves on a socket that listens already: a service manager's, which keeps it while this process restarts.
+    ///
+    /// # Errors
+    /// See [`BindError`]; it is no TCP socket.
+    pub fn inherit(
+        socket: std::net::TcpListener,
+        drain_timeout: Duration,
+    ) -> Result<Self, BindError> {
+        let address = socket.local_addr();
+        let address = address.unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
+        let failed = |source| listen_error(Address::Tcp(address), source);
+        socket.set_nonblocking(true).map_err(failed)?;
+        Ok(Self {
+            listener: Listener::Tcp(TcpListener::from_std(socket).map_err(failed)?),
+            socket_file: None,
+            address: Address::Tcp(address),
+            drain_timeout,
+        })
+    }
+
     /// Makes a unix socket that its owner alone may use; replaces one that nobody listens on.
     ///
     /// # Errors
