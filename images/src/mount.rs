@@ -123,8 +123,8 @@ pub fn mount_rootfs(
         ([one], None) => attach(one, target).map_err(failed),
         (many, upper) => match overlay_of_descriptors(many, upper) {
             Ok(overlay) => attach(&overlay, target).map_err(failed),
-            // Descriptors, or those of detached mounts, are news to this kernel.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            // Descriptors, or those of detached mounts, are news to this kernel: Linux 6.12 answers EBADF.
+            Err(Errno::INVAL | Errno::BADF | Errno::NOSYS | Errno::OPNOTSUPP) => {
                 overlay_of_paths(target, Attached::all(&clones, layers)?, upper)
             }
             Err(errno) => Err(failed(errno)),

@@ -28,6 +28,8 @@ use crate::config::Config;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(10);
+const TAKE_TRIES: u32 = 50;
+const TAKE_PAUSE: Duration = Duration::from_millis(20);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
 /// containerd, found or started.
@@ -35,7 +37,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::fro
 pub(super) struct Engine {
     pub(super) socket: PathBuf,
     own: Option<Own>,
-    /// The work that keeps it alive, where this process does.
+    /// The work that keeps it alive, or waits until nobody else does.
     keeper: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -71,18 +73,20 @@ impl Engine {
         }
         let own = Own::new(config);
         let failed = |error| unreachable(&socket, error);
-        let mut keeper = None;
-        match Keeper::take(&own.dir).map_err(failed)? {
+        let keeper = match Keeper::take(&own.dir).map_err(failed)? {
             Some(right) => {
                 let process = own.find_or_start().await.map_err(failed)?;
-                keeper = Some(tokio::spawn(own.clone().keep(process, right)));
+                tokio::spawn(own.clone().keep(process, right))
             }
-            None => answers_soon(&socket).await.map_err(failed)?,
-        }
+            None => {
+                answers_soon(&socket).await.map_err(failed)?;
+                tokio::spawn(own.clone().keep_next())
+            }
+        };
         Ok(Self {
             socket,
             own: Some(own),
-            keeper: Mutex::new(keeper),
+            keeper: Mutex::new(Some(keeper)),
         })
     }
 
@@ -94,22 +98,14 @@ impl Engine {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let Some(keeper) = keeper else { return Ok(()) };
-        keeper.abort();
-        let _ = keeper.await;
-        let Some(process) = own.find() else {
-            return Ok(());
-        };
-        pidfd_send_signal(&process, Signal::TERM)?;
-        let process = watched(process)?;
-        if time::timeout(STOP_TIMEOUT, process.readable())
-            .await
-            .is_err()
-        {
-            pidfd_send_signal(process.get_ref(), Signal::KILL)?;
-            let _ = process.readable().await?;
+        if let Some(keeper) = keeper {
+            keeper.abort();
+            let _ = keeper.await;
         }
-        fs::remove_file(own.pid_file())
+        match Keeper::take_soon(&own.dir).await? {
+            Some(_right) => own.stop().await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -135,24 +131,18 @@ pub async fn keep(
     ready: impl FnOnce(),
     stop: CancellationToken,
 ) -> Result<(), EngineError> {
-    let engine = Engine::start(config).await?;
-    let is_ours = engine
-        .keeper
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .is_some();
-    if !is_ours {
-        return Err(unreachable(
-            &engine.socket,
-            "another process keeps it already",
-        ));
-    }
+    let own = Own::new(config);
+    let failed = |error| unreachable(&own.socket, error);
+    let right = Keeper::take_soon(&own.dir).await.map_err(failed)?;
+    let right =
+        right.ok_or_else(|| unreachable(&own.socket, "another process keeps it already"))?;
+    let process = own.find_or_start().await.map_err(failed)?;
     ready();
-    stop.cancelled().await;
-    engine
-        .stop()
-        .await
-        .map_err(|error| unreachable(&engine.socket, error))
+    tokio::select! {
+        () = own.clone().keep(process, right) => {}
+        () = stop.cancelled() => {}
+    }
+    own.stop().await.map_err(failed)
 }
 
 /// The process that keeps the node's own containerd.
@@ -181,6 +171,17 @@ impl Keeper {
         lock.set_len(0)?;
         write!(lock, "{}", getpid().as_raw_nonzero())?;
         Ok(Some(Self { _lock: lock }))
+    }
+
+    /// As [`Keeper::take`], for a while: a process that ends may still have it.
+    async fn take_soon(dir: &Path) -> io::Result<Option<Self>> {
+        for _ in 0..TAKE_TRIES {
+            if let Some(right) = Self::take(dir)? {
+                return Ok(Some(right));
+            }
+            time::sleep(TAKE_PAUSE).await;
+        }
+        Ok(None)
     }
 
     fn file(dir: &Path) -> PathBuf {
@@ -255,6 +256,36 @@ impl Own {
         // Waited for, so that it does not stay as a zombie of this daemon.
         tokio::spawn(async move { child.wait().await });
         Ok(process)
+    }
+
+    /// Keeps it once nobody else does.
+    async fn keep_next(self) {
+        let right = loop {
+            time::sleep(BACKOFF.0).await;
+            if let Ok(Some(right)) = Keeper::take(&self.dir) {
+                break right;
+            }
+        };
+        match self.find_or_start().await {
+            Ok(process) => self.keep(process, right).await,
+            Err(error) => tracing::error!(%error, "containerd was not started again"),
+        }
+    }
+
+    async fn stop(&self) -> io::Result<()> {
+        let Some(process) = self.find() else {
+            return Ok(());
+        };
+        pidfd_send_signal(&process, Signal::TERM)?;
+        let process = watched(process)?;
+        if time::timeout(STOP_TIMEOUT, process.readable())
+            .await
+            .is_err()
+        {
+            pidfd_send_signal(process.get_ref(), Signal::KILL)?;
+            let _ = process.readable().await?;
+        }
+        fs::remove_file(self.pid_file())
     }
 
     /// Starts containerd again whenever it ends, sooner after a long life than after a short one.
