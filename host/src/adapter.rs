@@ -66,6 +66,9 @@ pub trait Adapter: fmt::Debug + Send + Sync + 'static {
     /// Processor time that a sandbox has used since its main process started; none where that is not known.
     fn cpu_time(&self, id: &SandboxId) -> Option<Duration>;
 
+    /// Memory that a sandbox uses; none where that is not known.
+    fn memory(&self, id: &SandboxId) -> Option<Memory>;
+
     /// Connects to `port` on the sandbox's own loopback address.
     ///
     /// # Errors
@@ -109,6 +112,17 @@ pub trait Adapter: fmt::Debug + Send + Sync + 'static {
 
     /// What happens to sandboxes from now on.
     fn events(&self) -> broadcast::Receiver<Event>;
+}
+
+/// What a sandbox uses of the machine's memory.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Memory {
+    /// Bytes.
+    pub used: u64,
+    /// Bytes; none is no limit.
+    pub limit: Option<u64>,
+    /// Share of the last ten seconds in which something in it waited for memory. Percent; version 2 only.
+    pub pressure: Option<f64>,
 }
 
 /// All that the engine must know to make a sandbox.

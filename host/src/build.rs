@@ -20,10 +20,10 @@ use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::Config,
+    config::{Classes, Config},
     executor::{Executor, instance::InstanceSpec},
     function::{Catalog, Function, Store},
-    id::{ClassName, Digest, FunctionName, InstanceId},
+    id::{Digest, FunctionName, InstanceId},
     storage::Storage,
     turns::Turns,
 };
@@ -100,6 +100,8 @@ pub struct Parts {
     pub storage: Storage,
     /// Keeps unpacked code.
     pub code: CodeCache,
+    /// Those that functions may be of.
+    pub classes: Arc<Classes>,
 }
 
 /// The builds of this node.
@@ -111,7 +113,6 @@ pub struct Builds {
 #[derive(Debug)]
 struct Inner {
     parts: Parts,
-    classes: Vec<ClassName>,
     /// Private copies of sources, one folder a build.
     sources: PathBuf,
     turns: Turns<FunctionName>,
@@ -134,7 +135,6 @@ impl Builds {
         Ok(Self {
             inner: Arc::new(Inner {
                 parts,
-                classes: config.class.keys().cloned().collect(),
                 sources,
                 turns: Turns::default(),
                 running: tokio::sync::Semaphore::new(CONCURRENT),

@@ -1,16 +1,20 @@
 //! The command line: one file a subcommand. It asks the daemon over its unix socket and shows what comes back.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
     adapter, build,
-    config::{Config, env},
+    config::{Config, ConfigError, env},
     rootless,
 };
 
+mod class;
 mod client;
 mod containerd;
 mod deploy;
@@ -24,6 +28,8 @@ mod output;
 mod pack;
 mod ps;
 mod serve;
+mod top;
+mod user;
 
 use client::{Missing, Unreachable};
 use output::Output;
@@ -43,7 +49,7 @@ Exit codes:
 #[derive(Debug, Parser)]
 #[command(name = "opr", version, after_help = CODES, max_term_width = 100)]
 struct Args {
-    /// Settings of the node [default: /etc/opr/opr.toml where it exists].
+    /// Settings of the node [default: ~/.config/opr/opr.toml of a user's own node, /etc/opr/opr.toml].
     #[arg(long, global = true, value_name = "FILE", env = env::CONFIG)]
     config: Option<PathBuf>,
     /// Print JSON: one document, or one a line where the output goes on.
@@ -77,6 +83,12 @@ enum Command {
     Logs(logs::Args),
     /// List instances.
     Ps,
+    /// Show what instances use, again and again.
+    Top(top::Args),
+    /// List classes, their limits and what they use, and try other limits.
+    Class(class::Args),
+    /// Have the node read its settings anew: limits of classes hold at once, for what runs too.
+    Reload,
     /// Remove functions.
     Rm(functions::RmArgs),
     /// Print a completion script.
@@ -84,6 +96,9 @@ enum Command {
         /// For which shell.
         shell: clap_complete::Shell,
     },
+    /// Write the manual's pages into a folder.
+    #[command(hide = true)]
+    Man { folder: PathBuf },
     #[command(name = build::SUBCOMMAND, hide = true)]
     Unpack,
     #[command(name = rootless::MAP_SUBCOMMAND, hide = true)]
@@ -126,6 +141,11 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
 fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Unpack => return Ok(build::confined_main()),
+        Command::Man { folder } => {
+            std::fs::create_dir_all(&folder)?;
+            clap_mangen::generate_to(Args::command(), &folder)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Command::MapIds { pid } => return Ok(rootless::map_ids(&pid)),
         Command::Completions { shell } => {
             let mut command = Args::command();
@@ -135,10 +155,11 @@ fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
         _ => {}
     }
     let file = args.config.or_else(|| {
-        let default = PathBuf::from(DEFAULT_FILE);
-        default.exists().then_some(default)
+        let own = user::Node::of_process().map(|own| own.file);
+        let all = own.into_iter().chain([PathBuf::from(DEFAULT_FILE)]);
+        all.into_iter().find(|file| file.exists())
     });
-    let mut config = Config::load(file.as_deref(), &|name| std::env::var(name).ok())?;
+    let mut config = load(file.as_deref())?;
     // Now, as a process with threads may not move to another user namespace.
     if rootless::is_needed() {
         match args.command {
@@ -164,6 +185,13 @@ fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
     runtime.block_on(dispatch(args.command, session))
 }
 
+/// The settings of `file`, and of this process's environment.
+fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
+    let own = user::Node::of_process();
+    let var = |name: &str| std::env::var(name).ok().or_else(|| own.as_ref()?.var(name));
+    Config::load(file, &var)
+}
+
 /// Half of the processors: the others are the instances'. On two, a second thread made each execution
 /// slower, as every wake-up crossed from one to the other.
 fn n_threads() -> usize {
@@ -184,8 +212,14 @@ async fn dispatch(command: Command, session: Session) -> anyhow::Result<ExitCode
         Command::Functions => functions::list(&session).await?,
         Command::Logs(args) => logs::run(&session, args).await?,
         Command::Ps => ps::run(&session).await?,
+        Command::Top(args) => top::run(&session, args).await?,
+        Command::Class(args) => class::run(&session, args).await?,
+        Command::Reload => class::reload(&session).await?,
         Command::Rm(args) => functions::remove(&session, args).await?,
-        Command::Completions { .. } | Command::Unpack | Command::MapIds { .. } => {}
+        Command::Completions { .. }
+        | Command::Man { .. }
+        | Command::Unpack
+        | Command::MapIds { .. } => {}
     }
     Ok(ExitCode::SUCCESS)
 }

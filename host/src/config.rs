@@ -12,15 +12,16 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::id::ClassName;
+use class::default_classes;
 
 pub mod env;
 
+mod class;
 mod device;
 
+pub use class::{Class, Classes, IoMax, OWN_RUNTIME, Outbound, Root};
 pub use device::{Device, DsnError, S3};
 
-/// containerd's name of the project's own runtime.
-pub const OWN_RUNTIME: &str = "io.containerd.opr.v1";
 /// The registry of images whose reference names none.
 const DOCKER_HUB: &str = "docker.io";
 
@@ -177,65 +178,6 @@ pub struct Sandboxes {
     pub cni_dir: Option<PathBuf>,
 }
 
-/// A class of sandboxes: the operator's knob.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Class {
-    /// containerd's runtime, as in `io.containerd.runc.v2`. Default: the project's own, `io.containerd.opr.v1`.
-    pub runtime: String,
-    /// What the sandbox may reach.
-    pub outbound: Outbound,
-    /// What of the root file system it may write.
-    pub root: Root,
-    /// Size of the tmpfs that it may write to, where its root is not on disk. MiB; default 64.
-    pub scratch_mib: u64,
-    /// What it may write to the disk, where its root is there: reserved at its start, half of what is free at most.
-    /// MiB; default 4,096; 0 is no limit.
-    pub disk_mib: u64,
-    /// Processes and threads, at most. Default 512.
-    #[serde(rename = "pids.max")]
-    pub pids_max: i64,
-    /// Share of the processors against other classes, 1 to 10,000. Default 100.
-    #[serde(rename = "cpu.weight")]
-    pub cpu_weight: u64,
-    /// Processors for the whole class, in cores. Default: no limit.
-    #[serde(rename = "cpu.max", skip_serializing_if = "Option::is_none")]
-    pub cpu_max: Option<f64>,
-    /// Memory for the whole class. MiB; default: no limit.
-    #[serde(rename = "memory.max", skip_serializing_if = "Option::is_none")]
-    pub memory_max_mib: Option<u64>,
-    /// Memory from which the class is slowed down. MiB; default: none. Version 2 only.
-    #[serde(rename = "memory.high", skip_serializing_if = "Option::is_none")]
-    pub memory_high_mib: Option<u64>,
-    /// Share of the disks, 1 to 10,000. Default 100.
-    #[serde(rename = "io.weight")]
-    pub io_weight: u16,
-}
-
-/// What a sandbox may reach. Never another sandbox, the host's ports or link-local addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Outbound {
-    /// Nothing.
-    None,
-    /// Everything that the host can, by address translation.
-    Nat,
-    /// The host's own network, all of it: no isolation.
-    Host,
-}
-
-/// What of its root file system a sandbox may write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Root {
-    /// Nothing but the mounts that are writable.
-    ReadOnly,
-    /// All of it, into the sandbox's bounded tmpfs.
-    Tmpfs,
-    /// All of it, into a file system of its own under `state_dir`, with what else it may write.
-    Disk,
-}
-
 /// Limits of one sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
@@ -324,53 +266,6 @@ impl Default for Sandboxes {
     }
 }
 
-impl Default for Class {
-    fn default() -> Self {
-        Self {
-            runtime: OWN_RUNTIME.into(),
-            outbound: Outbound::Nat,
-            root: Root::ReadOnly,
-            scratch_mib: 64,
-            disk_mib: 4096,
-            pids_max: 512,
-            cpu_weight: 100,
-            cpu_max: None,
-            memory_max_mib: None,
-            memory_high_mib: None,
-            io_weight: 100,
-        }
-    }
-}
-
-/// Functions deployed here run in `function`, what clients of the executor API bring in `runtime`, builds in `build`.
-fn default_classes() -> BTreeMap<ClassName, Class> {
-    let runtime = Class {
-        root: Root::Tmpfs,
-        scratch_mib: 512,
-        ..Class::default()
-    };
-    let build = Class {
-        root: Root::Disk,
-        pids_max: 4096,
-        // Where nobody else wants the processors, builds have them all.
-        cpu_weight: 25,
-        ..Class::default()
-    };
-    [
-        ("function", Class::default()),
-        ("runtime", runtime),
-        ("build", build),
-    ]
-    .into_iter()
-    .map(|(name, class)| {
-        (
-            ClassName::try_new(name).expect("a constant that is a name"),
-            class,
-        )
-    })
-    .collect()
-}
-
 /// Settings that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -413,7 +308,9 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// The settings of `file` (the defaults without one), changed by what `var` knows of the environment.
+    /// The settings of `file` and of its drop-ins (the defaults without one), changed by what `var` knows of the
+    /// environment. Drop-ins of `opr.toml` are the files `opr.toml.d/*.toml` in the order of their names; a later value
+    /// wins.
     ///
     /// # Errors
     /// See [`ConfigError`].
@@ -421,32 +318,17 @@ impl Config {
         file: Option<&Path>,
         var: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
-        let mut config = match file {
-            Some(path) => Self::read(path)?,
-            None => Self::default(),
-        };
-        for (name, class) in default_classes() {
-            config.class.entry(name).or_insert(class);
+        let mut table = toml::Table::try_from(Self::default()).expect("settings are plain tables");
+        for path in files(file)? {
+            merge(&mut table, read(&path)?);
         }
+        // Each file was understood by itself, so all of them together are.
+        let mut config: Self = table
+            .try_into()
+            .expect("settings that were read one by one");
         env::apply(&mut config, var)?;
         config.check()?;
         Ok(config)
-    }
-
-    fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        toml::from_str(&text).map_err(|mut source: toml::de::Error| {
-            let start = source.span().map_or(0, |span| span.start);
-            source.set_input(None);
-            ConfigError::Parse {
-                path: path.to_owned(),
-                line: text[..start].matches('\n').count() + 1,
-                source: source.into(),
-            }
-        })
     }
 
     fn check(&self) -> Result<(), ConfigError> {
@@ -462,24 +344,6 @@ impl Config {
         }
         if self.executor.builds == 0 {
             return wrong("executor.builds", "0".into(), "1 or more");
-        }
-        for (name, class) in &self.class {
-            if !(1..=10_000).contains(&class.cpu_weight) {
-                let name = format!("class.{name}.cpu.weight");
-                return wrong(&name, class.cpu_weight.to_string(), "from 1 to 10000");
-            }
-            if class.scratch_mib == 0 {
-                return wrong(
-                    &format!("class.{name}.scratch_mib"),
-                    "0".into(),
-                    "1 or more",
-                );
-            }
-            // What a file system needs for itself is a part of it.
-            if (1..32).contains(&class.disk_mib) {
-                let name = format!("class.{name}.disk_mib");
-                return wrong(&name, class.disk_mib.to_string(), "0, or 32 or more");
-            }
         }
         for (name, dir) in [("state_dir", &self.state_dir), ("run_dir", &self.run_dir)] {
             if !dir.is_absolute() {
@@ -523,6 +387,60 @@ impl Config {
             login.password = "***".into();
         }
         toml::to_string(&shown).expect("settings are plain tables")
+    }
+}
+
+/// A file, and what is dropped in beside it.
+fn files(file: Option<&Path>) -> Result<Vec<PathBuf>, ConfigError> {
+    let Some(file) = file else {
+        return Ok(Vec::new());
+    };
+    let mut folder = file.as_os_str().to_owned();
+    folder.push(".d");
+    let folder = PathBuf::from(folder);
+    let entries = match std::fs::read_dir(&folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![file.into()]),
+        entries => entries.and_then(|entries| entries.collect::<Result<Vec<_>, _>>()),
+    };
+    let entries = entries.map_err(|source| ConfigError::Read {
+        path: folder,
+        source,
+    })?;
+    let paths = entries.into_iter().map(|entry| entry.path());
+    let mut dropped: Vec<_> = paths
+        .filter(|path| path.extension().is_some_and(|end| end == "toml"))
+        .collect();
+    dropped.sort();
+    dropped.insert(0, file.into());
+    Ok(dropped)
+}
+
+/// What a file says, if each value in it is accepted.
+fn read(path: &Path) -> Result<toml::Table, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let wrong = |mut source: toml::de::Error| {
+        let start = source.span().map_or(0, |span| span.start);
+        source.set_input(None);
+        ConfigError::Parse {
+            path: path.to_owned(),
+            line: text[..start].matches('\n').count() + 1,
+            source: source.into(),
+        }
+    };
+    toml::from_str::<Config>(&text).map_err(wrong)?;
+    toml::from_str(&text).map_err(wrong)
+}
+
+/// Tables are joined, all else is replaced.
+fn merge(into: &mut toml::Table, from: toml::Table) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(toml::Value::Table(into)), toml::Value::Table(from)) => merge(into, from),
+            (_, value) => drop(into.insert(key, value)),
+        }
     }
 }
 

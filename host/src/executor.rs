@@ -33,7 +33,7 @@ mod source;
 mod state;
 
 use crate::{
-    adapter::{Adapter, EngineError, Event, Sandbox},
+    adapter::{Adapter, EngineError, Event, Memory, Sandbox},
     config::Config,
     id::{InstanceId, SandboxId},
     storage::objects::Objects,
@@ -206,6 +206,15 @@ impl Executor {
         let instance = self.pool.get(id)?;
         let used = self.adapter.cpu_time(&instance.sandbox_id)?;
         instance.cpu_usage(used)
+    }
+
+    /// What an instance uses now: processor time and memory.
+    pub fn usage(&self, id: &InstanceId) -> (Option<Duration>, Option<Memory>) {
+        let Some(instance) = self.pool.get(id) else {
+            return (None, None);
+        };
+        let sandbox = &instance.sandbox_id;
+        (self.adapter.cpu_time(sandbox), self.adapter.memory(sandbox))
     }
 
     /// Deletes an instance, executions in it included; answers when nothing of it is left. Says whether there was one.

@@ -18,7 +18,11 @@ use crate::{
     api::{
         executor::ExecutorApi,
         gateway::{Gateway, Lookup, Target},
-        node::{NodeApi, wire::NodeInfo},
+        node::{
+            NodeApi,
+            tuning::{ReadConfig, Tuning},
+            wire::NodeInfo,
+        },
         server::{Address, BindError, Server},
     },
     build::{Builds, CodeCache, Parts, client::ClientBuilds, code::CodeError},
@@ -75,6 +79,7 @@ pub enum StartError {
 pub struct Node {
     config: Arc<Config>,
     adapter: Arc<Containerd>,
+    tuning: Tuning,
     executor: Arc<Executor>,
     builds: Builds,
     client_builds: ClientBuilds,
@@ -87,11 +92,12 @@ pub struct Node {
 }
 
 impl Node {
-    /// Takes the ports (those that a service manager hands over: the gateway's, then the executor API's), starts or finds containerd, and takes over what an earlier process left running.
+    /// Takes the ports (those that a service manager hands over: the gateway's, then the executor API's), starts or
+    /// finds containerd, and takes over what an earlier process left running. A reload `read`s the settings anew.
     ///
     /// # Errors
     /// See [`StartError`].
-    pub async fn bind(config: Config) -> Result<Self, StartError> {
+    pub async fn bind(config: Config, read: ReadConfig) -> Result<Self, StartError> {
         let config = Arc::new(config);
         make_folders(&config)?;
         let drain = config.drain_timeout();
@@ -122,6 +128,7 @@ impl Node {
             catalog,
             storage,
             code,
+            classes: adapter.classes(),
         };
         let builds = Builds::new(&config, parts).map_err(|source| StartError::Folder {
             path: config.state_dir.join("builds"),
@@ -132,9 +139,11 @@ impl Node {
             source,
         };
         let client_builds = ClientBuilds::new(&config, objects, caches).map_err(staging)?;
+        let tuning = Tuning::new(config.clone(), adapter.clone(), read);
         Ok(Self {
             config,
             adapter,
+            tuning,
             executor,
             builds,
             client_builds,
@@ -157,6 +166,11 @@ impl Node {
             gateway: text(self.gateway.address()),
             executor: text(self.executor_api.address()),
         }
+    }
+
+    /// What changes its classes while it runs.
+    pub fn tuning(&self) -> Tuning {
+        self.tuning.clone()
     }
 
     /// Serves until `stop` or a caller's removal, then waits for executions in flight. After a `stop`
@@ -237,6 +251,7 @@ impl Node {
             executor: self.executor.clone(),
             builds: self.builds.clone(),
             store: self.store.clone(),
+            tuning: self.tuning.clone(),
             removal,
         }
     }

@@ -1,61 +1,90 @@
 //! cgroups of classes and sandboxes: `/<namespace>/<class>/<sandbox>`, version 2, 1 or both mounted.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     thread,
     time::Duration,
 };
 
-use cgroups_rs::fs::{Cgroup, cpu::CpuController, hierarchies, memory::MemController};
+use cgroups_rs::fs::{Cgroup, hierarchies};
 
+use super::Memory;
 use crate::config::Class;
 
-/// Microseconds; the kernel's own default.
-const PERIOD: u64 = 100_000;
+mod class;
+
 /// A cgroup is busy for a moment after its last process has ended.
 const BUSY_RETRIES: u32 = 50;
-const MIB: u64 = 1024 * 1024;
 
-/// Makes the cgroup of a class, or gives it new limits.
-pub(super) fn set_class(path: &str, class: &Class) -> io::Result<()> {
+/// Makes the cgroup of a class, or gives it and the sandboxes in it new limits. Answers which of them this kernel lacks.
+pub(super) fn set_class(path: &str, class: &Class) -> io::Result<Vec<&'static str>> {
+    let relative = path.trim_start_matches('/');
+    let group = Cgroup::new(hierarchies::auto(), relative).map_err(io::Error::other)?;
+    let values = class::values(class, group.v2())?;
+    let roots = mounts();
+    let mut lacking = Vec::new();
+    for value in values {
+        let is_there = |file: &PathBuf| file.exists();
+        let files = value
+            .file
+            .map(|name| roots.iter().map(move |root| root.join(relative).join(name)));
+        let found = files.and_then(|mut files| files.find(is_there));
+        match found.map(|file| fs::write(file, &value.text)) {
+            Some(Ok(())) => {}
+            // A default that cannot be set is there anyway.
+            Some(Err(_)) | None if !value.is_asked => {}
+            Some(Err(error)) => {
+                return Err(io::Error::new(
+                    error.kind(),
+                    format!("{} = {}: {error}", value.key, value.text),
+                ));
+            }
+            None if !lacking.contains(&value.key) => lacking.push(value.key),
+            None => {}
+        }
+    }
+    for sandbox in children(path) {
+        for file in roots
+            .iter()
+            .map(|root| root.join(relative).join(&sandbox).join("pids.max"))
+        {
+            write_where_known(&file, &class.pids_max.to_string())?;
+        }
+    }
+    Ok(lacking)
+}
+
+/// What the kernel says of a class: its limits and what it uses, by file. Those of version 1 under their own names.
+pub(super) fn values(path: &str) -> BTreeMap<String, String> {
+    const FILES: [&str; 16] = [
+        "cpu.weight",
+        "cpu.max",
+        "memory.max",
+        "memory.high",
+        "memory.min",
+        "memory.swap.max",
+        "memory.current",
+        "io.weight",
+        "io.max",
+        "pids.current",
+        "cpu.shares",
+        "cpu.cfs_quota_us",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "memory.pressure",
+        "cpu.pressure",
+    ];
     let path = path.trim_start_matches('/');
-    let group = Cgroup::new(hierarchies::auto(), path).map_err(io::Error::other)?;
-    if let Some(cpu) = group.controller_of::<CpuController>() {
-        // Version 1 counts in shares, 1,024 where version 2 has a weight of 100.
-        let shares = if group.v2() {
-            class.cpu_weight
-        } else {
-            (class.cpu_weight * 1024 / 100).max(2)
-        };
-        cpu.set_shares(shares).map_err(io::Error::other)?;
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "a float becomes the nearest i64"
-        )]
-        let quota = class
-            .cpu_max
-            .map_or(-1, |cores| (cores * PERIOD as f64) as i64);
-        cpu.set_cfs_quota_and_period(Some(quota), Some(PERIOD))
-            .map_err(io::Error::other)?;
-    }
-    if let Some(memory) = group.controller_of::<MemController>() {
-        let bytes = |mib: u64| i64::try_from(mib.saturating_mul(MIB)).unwrap_or(i64::MAX);
-        memory
-            .set_limit(class.memory_max_mib.map_or(-1, bytes))
-            .map_err(io::Error::other)?;
-    }
-    for root in mounts() {
-        let write =
-            |name: &str, value: String| write_where_known(&root.join(path).join(name), &value);
-        let high = class
-            .memory_high_mib
-            .map_or("max".to_owned(), |mib| (mib * MIB).to_string());
-        write("memory.high", high)?;
-        // The controller may be off or have no scheduler behind it: a share is a wish.
-        let _ = write("io.weight", class.io_weight.to_string());
-    }
-    Ok(())
+    let roots = mounts();
+    let read = |name: &&str| {
+        let text = roots
+            .iter()
+            .find_map(|root| fs::read_to_string(root.join(path).join(name)).ok())?;
+        Some(((*name).to_owned(), text.trim().replace('\n', "; ")))
+    };
+    FILES.iter().filter_map(read).collect()
 }
 
 /// Removes a cgroup. Succeeds where there is none.
@@ -101,6 +130,39 @@ pub(super) fn cpu_time(path: &str) -> Option<Duration> {
             .find_map(|line| line.strip_prefix("usage_usec "));
         Some(Duration::from_micros(micros?.trim().parse().ok()?))
     })
+}
+
+/// Memory of this cgroup; none where nobody counts it.
+///
+/// Source: cgroup-v2.rst, cgroup-v1/memory.rst; the limit of version 1 is a huge number where there is none.
+pub(super) fn memory(path: &str) -> Option<Memory> {
+    let path = path.trim_start_matches('/');
+    let roots = mounts();
+    let read = |names: &[&str]| {
+        let files = roots
+            .iter()
+            .flat_map(|root| names.iter().map(|name| root.join(path).join(name)));
+        files
+            .into_iter()
+            .find_map(|file| fs::read_to_string(file).ok())
+    };
+    let number = |text: String| text.trim().parse::<u64>().ok();
+    let limit = read(&["memory.max", "memory.limit_in_bytes"]).and_then(number);
+    Some(Memory {
+        used: read(&["memory.current", "memory.usage_in_bytes"]).and_then(number)?,
+        limit: limit.filter(|bytes| *bytes < 1 << 60),
+        pressure: read(&["memory.pressure"]).and_then(|text| pressure(&text)),
+    })
+}
+
+/// Of lines as `some avg10=0.12 avg60=...`, the first number of the first.
+///
+/// Source: psi.rst.
+fn pressure(text: &str) -> Option<f64> {
+    let some = text
+        .lines()
+        .find_map(|line| line.strip_prefix("some avg10="))?;
+    some.split(' ').next()?.parse().ok()
 }
 
 /// The names of the cgroups right under `path`.
@@ -159,6 +221,13 @@ fn mounts_in(mountinfo: &str) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pressure_is_that_of_the_last_ten_seconds() {
+        let text = "some avg10=1.25 avg60=0.40 avg300=0.10 total=9\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n";
+        assert_eq!(pressure(text), Some(1.25));
+        assert_eq!(pressure(""), None);
+    }
 
     #[test]
     fn knows_the_mounts_of_both_versions() {

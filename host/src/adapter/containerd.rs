@@ -18,7 +18,8 @@ use tokio::{
 };
 
 use super::{
-    Adapter, CreateError, EngineError, Event, Process, ProcessSpec, Sandbox, SandboxSpec, cgroup,
+    Adapter, CreateError, EngineError, Event, Memory, Process, ProcessSpec, Sandbox, SandboxSpec,
+    cgroup,
     client::Client,
     dial::Dialer,
     engine::{Engine, unreachable},
@@ -27,7 +28,7 @@ use super::{
     spec,
 };
 use crate::{
-    config::{Config, Limits},
+    config::{Class, Classes, Config, Limits},
     id::{ClassName, SandboxId},
 };
 use table::Table;
@@ -60,6 +61,7 @@ pub struct Containerd {
 #[derive(Debug)]
 struct Inner {
     config: Arc<Config>,
+    classes: Arc<Classes>,
     client: Client,
     images: Images,
     slots: Arc<Slots>,
@@ -87,9 +89,12 @@ impl Containerd {
             .parse()
             .map_err(|error| unreachable(&engine.socket, error))?;
         let client = Client { channel, namespace };
-        for (name, class) in &config.class {
-            cgroup::set_class(&class_group(&config, name), class)
-                .map_err(|source| kernel("make a class's cgroup", source))?;
+        let lacking = apply_classes(&config, &config.class)?;
+        if !lacking.is_empty() {
+            tracing::warn!(
+                ?lacking,
+                "this kernel lacks limits that the settings ask for"
+            );
         }
         let slots = Slots::new(&config.run_dir, config.sandbox.clone())
             .map_err(|source| kernel("make the slots' folder", source))?;
@@ -104,6 +109,7 @@ impl Containerd {
         };
         let watch = tokio::spawn(follow.run());
         let inner = Inner {
+            classes: Arc::new(Classes::new(config.class.clone())),
             config,
             client,
             images,
@@ -128,6 +134,39 @@ impl Containerd {
     /// The images of the same containerd.
     pub fn images(&self) -> &Images {
         &self.inner.images
+    }
+
+    /// The classes that hold now.
+    pub fn classes(&self) -> Arc<Classes> {
+        self.inner.classes.clone()
+    }
+
+    /// Has other classes hold from now on, for sandboxes that run as for new ones. Answers which limits this kernel
+    /// lacks, as in `build.memory.high`. Blocks for a few file system calls.
+    ///
+    /// # Errors
+    /// The kernel refused a limit. What held before holds again.
+    pub fn set_classes(
+        &self,
+        classes: BTreeMap<ClassName, Class>,
+    ) -> Result<Vec<String>, EngineError> {
+        let inner = &self.inner;
+        let lacking = apply_classes(&inner.config, &classes).inspect_err(|_| {
+            if let Err(error) = apply_classes(&inner.config, &inner.classes.all()) {
+                tracing::error!(%error, "limits before the refused ones were not set again");
+            }
+        })?;
+        for class in classes.values() {
+            inner.slots.refill(class.outbound);
+        }
+        inner.classes.set(classes);
+        Ok(lacking)
+    }
+
+    /// What the kernel says of a class, by file, and how many sandboxes it has.
+    pub fn class_values(&self, name: &ClassName) -> (BTreeMap<String, String>, usize) {
+        let group = class_group(&self.inner.config, name);
+        (cgroup::values(&group), cgroup::children(&group).len())
     }
 
     /// Pulls an image that is not here.
@@ -215,6 +254,10 @@ impl Adapter for Containerd {
         cgroup::cpu_time(&self.inner.held.get(id)?.group)
     }
 
+    fn memory(&self, id: &SandboxId) -> Option<Memory> {
+        cgroup::memory(&self.inner.held.get(id)?.group)
+    }
+
     async fn dial(&self, id: &SandboxId, port: u16) -> io::Result<TcpStream> {
         let held = self.inner.held.get(id);
         let network = held.and_then(|held| lock(&held.network).clone());
@@ -268,8 +311,8 @@ impl Adapter for Containerd {
 
     async fn adopt(&self) -> Result<Vec<Sandbox>, EngineError> {
         let sandboxes = self.inner.adopt().await?;
-        for kind in self.inner.config.class.values().map(|class| class.outbound) {
-            self.inner.slots.refill(kind);
+        for class in self.inner.classes.all().values() {
+            self.inner.slots.refill(class.outbound);
         }
         Ok(sandboxes)
     }
@@ -304,6 +347,19 @@ fn make_dirs(config: &Config) -> io::Result<()> {
             .create(top.join("sandboxes"))?;
     }
     Ok(())
+}
+
+fn apply_classes(
+    config: &Config,
+    classes: &BTreeMap<ClassName, Class>,
+) -> Result<Vec<String>, EngineError> {
+    let mut lacking = Vec::new();
+    for (name, class) in classes {
+        let keys = cgroup::set_class(&class_group(config, name), class)
+            .map_err(|source| kernel("limit a class", source))?;
+        lacking.extend(keys.into_iter().map(|key| format!("{name}.{key}")));
+    }
+    Ok(lacking)
 }
 
 /// The cgroup of a class. Two nodes on one machine differ in their containerd namespace.

@@ -204,6 +204,10 @@ impl Adapter for Memory {
         None
     }
 
+    fn memory(&self, _id: &SandboxId) -> Option<super::Memory> {
+        None
+    }
+
     async fn dial(&self, id: &SandboxId, _port: u16) -> io::Result<TcpStream> {
         let address = {
             let sandboxes = self.lock();

@@ -14,16 +14,18 @@ use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
+pub mod tuning;
 mod upload;
 pub mod wire;
 
+use self::tuning::{Tuning, TuningError};
 use self::wire::{
     DeployEvent, DeployRequest, ErrorAnswer, FunctionInfo, InstanceEntry, LogEntry, NodeInfo,
 };
 use crate::{
     build::{BuildEvent, Builds, Deployment},
     config::{Config, Limits},
-    executor::{Executor, execution::Body},
+    executor::{Executor, execution::Body, instance::InstanceInfo},
     function::{Function, Store},
     id::{FunctionName, InstanceId},
     telemetry::chain,
@@ -47,6 +49,8 @@ pub struct NodeApi {
     pub builds: Builds,
     /// The functions.
     pub store: Store,
+    /// The classes.
+    pub tuning: Tuning,
     /// Cancelled by `POST /v1/stop`: the node ends and removes all that it made at run time.
     pub removal: CancellationToken,
 }
@@ -86,10 +90,21 @@ impl NodeApi {
             }
             (&Method::GET, ["v1", "instances"]) => {
                 let infos = self.executor.list().into_iter();
-                let entries: Vec<_> = infos.map(InstanceEntry::from).collect();
+                let entry = |info: InstanceInfo| {
+                    let usage = self.executor.usage(&info.id);
+                    InstanceEntry::new(info, usage)
+                };
+                let entries: Vec<_> = infos.map(entry).collect();
                 Ok(json(StatusCode::OK, &entries))
             }
             (&Method::DELETE, ["v1", "instances", id]) => self.delete_instance(id).await,
+            (&Method::GET, ["v1", "classes"]) => Ok(json(StatusCode::OK, &self.tuning.list())),
+            (&Method::PATCH, ["v1", "classes", name]) => {
+                let changes = upload::document(request).await?;
+                self.tuning.try_out(name, changes)?;
+                Ok(empty())
+            }
+            (&Method::POST, ["v1", "reload"]) => Ok(json(StatusCode::OK, &self.tuning.reload()?)),
             (&Method::POST, ["v1", "stop"]) => {
                 self.removal.cancel();
                 Ok(empty())
@@ -217,6 +232,24 @@ impl NodeApi {
             }
         });
         Ok(ndjson(held.chain(rest)))
+    }
+}
+
+impl From<TuningError> for ApiError {
+    fn from(error: TuningError) -> Self {
+        let (status, kind) = match &error {
+            TuningError::Unknown { .. } => (StatusCode::NOT_FOUND, "class_not_found"),
+            TuningError::Value { .. } | TuningError::Lacking { .. } => {
+                (StatusCode::BAD_REQUEST, "class_invalid")
+            }
+            TuningError::Config(_) => (StatusCode::BAD_REQUEST, "settings_invalid"),
+            TuningError::Engine(_) => (StatusCode::INTERNAL_SERVER_ERROR, "host_failed"),
+        };
+        Self {
+            status,
+            kind,
+            message: chain(&error),
+        }
     }
 }
 

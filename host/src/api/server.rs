@@ -131,7 +131,7 @@ impl Server {
         })
     }
 
-    /// Makes a unix socket that its owner alone may use; replaces one that nobody listens on.
+    /// Makes a unix socket that its owner and group may use; replaces one that nobody listens on.
     ///
     /// # Errors
     /// See [`BindError`].
@@ -280,7 +280,7 @@ async fn unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
         path: path.to_owned(),
         inode: std::fs::symlink_metadata(path)?.ino(),
     };
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
     Ok((socket.listen(BACKLOG)?, file))
 }
 

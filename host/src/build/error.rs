@@ -17,10 +17,12 @@ pub enum BuildError {
     #[error(transparent)]
     Runtime(#[from] UnknownRuntime),
     /// There is no such class.
-    #[error("there is no class {class} in the settings")]
+    #[error("there is no class {class}; the settings have {}", known.join(", "))]
     Class {
         /// Its name.
         class: ClassName,
+        /// Those that there are.
+        known: Vec<String>,
     },
     /// A value of the function cannot be used.
     #[error("{what} {value:?} cannot be used: {why}")]

@@ -17,6 +17,7 @@ use super::{
     blocking, error::chain, log::Log, recipe,
 };
 use crate::{
+    config::Classes,
     executor::{
         execution::{Exit, StartError},
         job::Job,
@@ -49,7 +50,7 @@ impl Inner {
         let waiting = self.waiting.try_acquire();
         let _waiting = waiting.map_err(|_| BuildError::QueueFull { n_waiting })?;
         let runtime = self.parts.catalog.find(&deployment.function.runtime)?;
-        let function = check(deployment.function, &runtime, &self.classes)?;
+        let function = check(deployment.function, &runtime, &self.parts.classes)?;
         let (_folder, source) = self.copy(deployment.source).await?;
         let plan = Plan {
             function,
@@ -218,7 +219,7 @@ async fn wait(job: &mut Job, follow: impl Future<Output = ()>) -> Exit {
 fn check(
     mut function: Function,
     runtime: &Runtime,
-    classes: &[crate::id::ClassName],
+    classes: &Classes,
 ) -> Result<Function, BuildError> {
     let wrong = |what, value: &str, why| {
         let value = value.to_owned();
@@ -239,9 +240,10 @@ fn check(
             "it must be a path within the code",
         );
     }
-    if !classes.contains(&function.class) {
+    if classes.get(&function.class).is_none() {
+        let known = classes.all().keys().map(ToString::to_string).collect();
         let class = function.class;
-        return Err(BuildError::Class { class });
+        return Err(BuildError::Class { class, known });
     }
     for (name, value) in &function.variables {
         if !metadata::is_variable(name) {
@@ -310,6 +312,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        config::Config,
         function::{Catalog, tests::function},
         id::ClassName,
     };
@@ -318,7 +321,7 @@ mod tests {
         let runtime = Catalog::load(None).unwrap().find("node").unwrap();
         let mut function = function("hello");
         change(&mut function);
-        let classes = [ClassName::try_new("function").unwrap()];
+        let classes = Classes::new(Config::default().class);
         check(function, &runtime, &classes).map_err(|error| error.to_string())
     }
 
@@ -351,7 +354,7 @@ mod tests {
         );
         refuses(
             |f| f.class = ClassName::try_new("gpu").unwrap(),
-            "there is no class gpu in the settings",
+            "there is no class gpu; the settings have build, function, runtime",
         );
         refuses(
             |f| drop(f.variables.insert("A=B".into(), String::new())),

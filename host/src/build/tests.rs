@@ -42,6 +42,7 @@ async fn node() -> Node {
         catalog: Arc::new(Catalog::load(None).unwrap()),
         storage: Storage::open(dir.path()).unwrap(),
         code: CodeCache::with(dir.path(), unpacker()).unwrap(),
+        classes: Arc::new(Classes::new(config.class.clone())),
     };
     Node {
         builds: Builds::new(&config, parts).unwrap(),

@@ -13,6 +13,7 @@ use super::{Session, client::Client, output::table};
 use crate::config::{Class, Config, Outbound, Root};
 
 mod checks;
+mod rootless;
 
 /// What was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -68,12 +69,13 @@ pub(super) async fn run(session: &Session) -> anyhow::Result<ExitCode> {
     let config = &session.config;
     let is_up = Client::new(config).node().await.is_ok();
     let mut found = vec![
-        checks::root(rustix::process::geteuid().is_root()),
         checks::kernel(&rustix::system::uname().release().to_string_lossy()),
         checks::user_namespaces(read_number("/proc/sys/user/max_user_namespaces")),
         checks::overlay(&fs::read_to_string("/proc/filesystems").unwrap_or_default()),
         checks::cgroups(&fs::read_to_string("/proc/self/mounts").unwrap_or_default()),
     ];
+    let user = rootless::user(&config.run_dir);
+    found.extend(user.iter().flat_map(rootless::look));
     found.extend(containerd(config));
     found.extend(runtimes(config));
     if config
@@ -81,10 +83,10 @@ pub(super) async fn run(session: &Session) -> anyhow::Result<ExitCode> {
         .values()
         .any(|class| class.outbound == Outbound::Nat)
     {
-        found.extend(outbound(config));
+        found.extend(outbound(config, user.is_some()));
     }
     let is_bounded = |class: &Class| class.root == Root::Disk && class.disk_mib > 0;
-    if config.class.values().any(is_bounded) {
+    if user.is_none() && config.class.values().any(is_bounded) {
         found.push(checks::program(
             "e2fsprogs",
             "-V",
@@ -160,7 +162,7 @@ fn runtimes(config: &Config) -> Vec<Check> {
     found
 }
 
-fn outbound(config: &Config) -> Vec<Check> {
+fn outbound(config: &Config, is_rootless: bool) -> Vec<Check> {
     let folders = [PathBuf::from("/usr/lib/cni"), PathBuf::from("/opt/cni/bin")];
     let folders: Vec<_> = config
         .sandbox
@@ -170,10 +172,13 @@ fn outbound(config: &Config) -> Vec<Check> {
         .chain(folders)
         .collect();
     let folder = folders.into_iter().find(|folder| folder.is_dir());
+    // An unprivileged node forwards in a network namespace of its own.
+    let forwards = is_rootless.then_some(1);
+    let forwards = forwards.or_else(|| read_number("/proc/sys/net/ipv4/ip_forward"));
     vec![
         checks::cni(folder.as_deref()),
         checks::program("iptables", "--version", find("iptables").as_deref()),
-        checks::forwarding(read_number("/proc/sys/net/ipv4/ip_forward")),
+        checks::forwarding(forwards),
         checks::resolvers(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
     ]
 }

@@ -11,6 +11,7 @@ pub(super) async fn run(session: &Session) -> anyhow::Result<()> {
         let titles = [
             "INSTANCE",
             "FUNCTION",
+            "CLASS",
             "STATE",
             "EXECUTIONS",
             "IMAGE",
@@ -21,11 +22,12 @@ pub(super) async fn run(session: &Session) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn row(instance: &InstanceEntry) -> [String; 6] {
+fn row(instance: &InstanceEntry) -> [String; 7] {
     let function = instance.function.as_ref();
     [
         instance.id.clone(),
         function.map_or_else(|| "-".to_owned(), ToString::to_string),
+        instance.class.to_string(),
         instance.state.clone(),
         instance.n_executions.to_string(),
         instance.image.clone(),

@@ -1,6 +1,6 @@
 //! `opr serve`: the daemon in the foreground, as a service manager runs it.
 
-use std::{io::IsTerminal, time::Duration};
+use std::{io::IsTerminal, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::Session;
 use crate::{
+    api::node::tuning::Tuning,
     config::{Config, env},
     serve::Node,
     telemetry::log::Lines,
@@ -30,8 +31,11 @@ pub(super) async fn run(session: Session) -> anyhow::Result<()> {
     raise_open_files();
     let stop = CancellationToken::new();
     cancel_at_signals(stop.clone())?;
-    let node = Node::bind(session.config).await?;
+    let file = session.file.clone();
+    let read = move || super::load(file.as_deref());
+    let node = Node::bind(session.config, Arc::new(read)).await?;
     let info = node.info();
+    reload_at_signals(node.tuning())?;
     notify(sd_notify::NotifyState::Ready);
     tokio::spawn(feed_watchdog());
     tracing::info!(
@@ -56,6 +60,17 @@ pub(super) fn cancel_at_signals(stop: CancellationToken) -> anyhow::Result<()> {
         tracing::info!("stopping");
         notify(sd_notify::NotifyState::Stopping);
         stop.cancel();
+    });
+    Ok(())
+}
+
+/// Reads the settings anew when the service manager asks for it; it is told by the log how that went.
+fn reload_at_signals(tuning: Tuning) -> anyhow::Result<()> {
+    let mut hangup = signal(SignalKind::hangup()).context("cannot wait for signals")?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            let _ = tuning.reload();
+        }
     });
     Ok(())
 }

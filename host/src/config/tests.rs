@@ -40,16 +40,66 @@ fn a_wrong_value_names_itself_and_what_is_accepted() {
     check("log = 'a'\n\nlog = 1", "line 3: duplicate key");
     check(
         "[class.a]\n'cpu.weight' = 0",
-        "class.a.cpu.weight is \"0\", but must be from 1 to 10000",
+        "line 2: 0 is not from 1 to 10000",
     );
     check(
         "[class.a]\ndisk_mib = 1",
-        "class.a.disk_mib is \"1\", but must be 0, or 32 or more",
+        "line 2: 1 is not 0, or 32 or more",
     );
+    check("[class.a]\n\n'pids.max' = 0", "line 3: 0 is not 1 or more");
+    check(
+        "[class.a]\n'cpu.max' = 0.0",
+        "line 2: 0 is no number of processors",
+    );
+    check(
+        "[class.a]\n'io.max' = ['sda wbps=1']",
+        "line 2: \"sda wbps=1\" is not as in",
+    );
+    check("[class.a]\n'io.max' = ['8:0 speed=1']", "is not as in");
+    check("[class.a]\n'memory.min' = -1", "line 2: invalid value");
     check("state_dir = 'here'", "must be an absolute path");
     check(
         "[class.a]\noutbound = 'all'",
         "expected one of `none`, `nat`, `host`",
+    );
+}
+
+#[test]
+fn a_file_changes_what_it_says_of_a_class_and_leaves_the_rest() {
+    let config = load("[class.build]\n'cpu.weight' = 50", &[]).unwrap();
+    let build = &config.class[&ClassName::try_new("build").unwrap()];
+    assert_eq!(
+        (build.cpu_weight, build.root, build.pids_max),
+        (50, Root::Disk, 4096)
+    );
+}
+
+#[test]
+fn drop_ins_are_read_in_order_and_name_themselves_when_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("opr.toml");
+    let folder = dir.path().join("opr.toml.d");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(
+        &file,
+        "log = 'a'\n[class.a]\n'cpu.weight' = 1\nscratch_mib = 7",
+    )
+    .unwrap();
+    std::fs::write(folder.join("20.toml"), "[class.a]\n'cpu.weight' = 20").unwrap();
+    std::fs::write(folder.join("10.toml"), "[class.a]\n'cpu.weight' = 10").unwrap();
+    std::fs::write(folder.join("30.toml.off"), "nonsense").unwrap();
+    let load = || Config::load(Some(&file), &|_| None);
+    let config = load().unwrap();
+    let class = &config.class[&ClassName::try_new("a").unwrap()];
+    assert_eq!(
+        (class.cpu_weight, class.scratch_mib, &*config.log),
+        (20, 7, "a")
+    );
+    std::fs::write(folder.join("30.toml"), "[class.a]\n\n'cpu.weight' = 20_000").unwrap();
+    let told = format!("{:#}", anyhow::Error::new(load().unwrap_err()));
+    assert!(
+        told.contains("opr.toml.d/30.toml, line 3: 20000 is not from 1 to 10000"),
+        "{told}"
     );
 }
 

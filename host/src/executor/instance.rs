@@ -172,4 +172,7 @@ pub struct InstanceInfo {
     pub is_listening: bool,
     /// Executions in it or waiting for it.
     pub n_executions: usize,
+    /// All executions that were ever let in.
+    #[serde(skip)]
+    pub n_admitted: u64,
 }

@@ -299,6 +299,7 @@ impl Instance {
             start_duration: self.took.get().copied(),
             is_listening: matches!(state.stage(), Stage::Ready),
             n_executions: state.n_executions(),
+            n_admitted: state.n_admitted(),
         }
     }
 }

@@ -66,6 +66,8 @@ pub(super) enum Refusal {
 pub(super) struct State {
     stage: Stage,
     n_executions: usize,
+    /// All executions that were ever let in.
+    n_admitted: u64,
     /// Others that use it: commands, readers of its transcript.
     n_holds: usize,
     updated: Instant,
@@ -77,6 +79,7 @@ impl State {
         Self {
             stage,
             n_executions: 0,
+            n_admitted: 0,
             n_holds: 0,
             updated: now,
             is_retired: false,
@@ -99,6 +102,10 @@ impl State {
 
     pub(super) fn n_executions(&self) -> usize {
         self.n_executions
+    }
+
+    pub(super) fn n_admitted(&self) -> u64 {
+        self.n_admitted
     }
 
     pub(super) fn updated(&self) -> Instant {
@@ -159,6 +166,7 @@ impl State {
                     return Err(Refusal::Full);
                 }
                 self.n_executions += 1;
+                self.n_admitted += 1;
                 self.updated = now;
                 Ok(())
             }

@@ -20,8 +20,8 @@ pub struct Ids(u32);
 pub enum MapError {
     /// The user is in no line of a file.
     #[error(
-        "user {user} has {count} subordinate ids in {file}, but a node needs {needed} for images and the first sandbox; as \
-         root: usermod --add-subuids 1879048192-2147483647 --add-subgids 1879048192-2147483647 {user}"
+        "user {user} has {count} subordinate ids in {file}, but needs {needed} for images and the first sandbox; as root: \
+         usermod --add-subuids 1879048192-2147483647 --add-subgids 1879048192-2147483647 {user}"
     )]
     TooFew {
         /// Who.
@@ -63,14 +63,21 @@ const PROGRAMS: [&str; 2] = ["newuidmap", "newgidmap"];
 impl Ids {
     /// Those that root has given this process's user.
     pub(super) fn of_user() -> Result<Self, MapError> {
+        Self::of(&user(), getuid().as_raw())
+    }
+
+    /// Those that root has given a user.
+    ///
+    /// # Errors
+    /// They are too few for a sandbox.
+    pub fn of(user: &str, uid: u32) -> Result<Self, MapError> {
         let mut least = u32::MAX;
         for file in FILES {
-            let count = total(&subordinate(file)?);
+            let count = total(&subordinate(file, user, uid)?);
             let needed = IMAGE_IDS - 1 + IDS;
             if count < needed {
-                let user = user();
                 return Err(MapError::TooFew {
-                    user,
+                    user: user.to_owned(),
                     file,
                     count,
                     needed,
@@ -114,7 +121,8 @@ pub fn map_ids(pid: &str) -> ExitCode {
 }
 
 fn map(pid: &str, file: &'static str, program: &str, own: u32) -> Result<(), String> {
-    let ranges = subordinate(file).map_err(|error| error.to_string())?;
+    let ranges =
+        subordinate(file, &user(), getuid().as_raw()).map_err(|error| error.to_string())?;
     let output = Command::new(program)
         .arg(pid)
         .args(arguments(own, &ranges))
@@ -142,9 +150,9 @@ fn arguments(own: u32, ranges: &[Range]) -> Vec<String> {
     triples.concat().iter().map(u32::to_string).collect()
 }
 
-fn subordinate(file: &'static str) -> Result<Vec<Range>, MapError> {
+fn subordinate(file: &'static str, user: &str, uid: u32) -> Result<Vec<Range>, MapError> {
     let text = fs::read_to_string(file).map_err(|source| MapError::Read { file, source })?;
-    Ok(ranges(&text, &user(), getuid().as_raw()))
+    Ok(ranges(&text, user, uid))
 }
 
 /// Lines are `user:first:count`, the user by name or id.

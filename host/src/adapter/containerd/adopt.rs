@@ -93,6 +93,7 @@ impl Inner {
     /// Removes folders, mounts, cgroups and slots of sandboxes that are not here.
     async fn sweep(&self) -> io::Result<()> {
         let (config, slots, held) = (self.config.clone(), self.slots.clone(), self.held.clone());
+        let classes = self.classes.all();
         blocking(move || {
             slots.sweep()?;
             remove_skeletons(&config.state_dir, |slot| slots.is_used(slot))?;
@@ -109,7 +110,7 @@ impl Inner {
                     }
                 }
             }
-            for class in config.class.keys() {
+            for class in classes.keys() {
                 let group = class_group(&config, class);
                 for name in cgroup::children(&group) {
                     let is_here =

@@ -36,7 +36,7 @@ impl Inner {
         spec: SandboxSpec,
     ) -> Result<Sandbox, CreateError> {
         let id = spec.id.clone();
-        let Some(class) = self.config.class.get(&spec.class).cloned() else {
+        let Some(class) = self.classes.get(&spec.class) else {
             return Err(CreateError::Class { class: spec.class });
         };
         let held = Arc::new(Held::new(

@@ -1,6 +1,7 @@
 //! Removes sandboxes: task, container, file systems, cgroup, slot.
 
 use std::{
+    collections::BTreeMap,
     error::Error,
     io,
     sync::{Arc, atomic::Ordering},
@@ -13,8 +14,8 @@ use tokio::time;
 use super::{Inner, blocking, class_group, kernel, lock, table::Held};
 use crate::{
     adapter::{EngineError, cgroup, rootfs::Folders},
-    config::Config,
-    id::SandboxId,
+    config::{Class, Config},
+    id::{ClassName, SandboxId},
 };
 
 /// Sandboxes removed at once when all are.
@@ -34,11 +35,12 @@ impl Inner {
             .collect::<Vec<_>>()
             .await;
         let (slots, config) = (self.slots.clone(), self.config.clone());
+        let classes = self.classes.all();
         let shared = blocking(move || {
             let outcomes = [
                 slots.drain(),
                 slots.remove_network(),
-                remove_groups(&config),
+                remove_groups(&config, &classes),
             ];
             outcomes.into_iter().collect()
         })
@@ -131,9 +133,8 @@ impl Inner {
 }
 
 /// The cgroups of the classes, and the one around them where nobody else is in it.
-fn remove_groups(config: &Config) -> io::Result<()> {
-    let outcomes: Vec<_> = config
-        .class
+fn remove_groups(config: &Config, classes: &BTreeMap<ClassName, Class>) -> io::Result<()> {
+    let outcomes: Vec<_> = classes
         .keys()
         .map(|class| cgroup::remove(&class_group(config, class)))
         .collect();

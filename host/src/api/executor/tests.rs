@@ -45,6 +45,7 @@ fn info(id: &InstanceId) -> InstanceInfo {
         start_duration: Some(Duration::from_millis(1_234)),
         is_listening: true,
         n_executions: 0,
+        n_admitted: 0,
     }
 }
 

@@ -15,7 +15,7 @@ use crate::executor::execution::Body;
 /// Bytes of a source archive, at most: what a build takes.
 const MAX_SOURCE: u64 = 512 << 20;
 /// Bytes of the part `function`, at most.
-const MAX_FUNCTION: u64 = 1 << 20;
+const MAX_FUNCTION: usize = 1 << 20;
 
 /// What a client has sent.
 pub(super) struct Upload {
@@ -30,7 +30,7 @@ pub(super) async fn receive(request: Request<Body>) -> Result<Upload, ApiError> 
     let boundary = multer::parse_boundary(kind.unwrap_or_default());
     let boundary = boundary.map_err(|_| ApiError::bad_request("send multipart/form-data"))?;
     let limits = SizeLimit::new()
-        .for_field("function", MAX_FUNCTION)
+        .for_field("function", MAX_FUNCTION as u64)
         .for_field("source", MAX_SOURCE);
     let constraints = Constraints::new()
         .allowed_fields(vec!["function", "source"])
@@ -55,6 +55,22 @@ pub(super) async fn receive(request: Request<Body>) -> Result<Upload, ApiError> 
         (None, _) => Err(ApiError::bad_request("part \"function\" is missing")),
         (_, None) => Err(ApiError::bad_request("part \"source\" is missing")),
     }
+}
+
+/// A JSON object, whole.
+pub(super) async fn document(
+    request: Request<Body>,
+) -> Result<serde_json::Map<String, serde_json::Value>, ApiError> {
+    let mut body = request.into_body();
+    let mut text = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| ApiError::bad_request(error.to_string()))?;
+        text.extend(frame.into_data().unwrap_or_default());
+        if text.len() > MAX_FUNCTION {
+            return Err(ApiError::bad_request("the document is too long"));
+        }
+    }
+    serde_json::from_slice(&text).map_err(|error| ApiError::bad_request(error.to_string()))
 }
 
 async fn store(mut part: Field<'_>) -> Result<NamedTempFile, ApiError> {

@@ -1,11 +1,16 @@
 //! The node API's documents, version 1: what `opr` and the daemon tell each other, and what `--json` prints.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
+    adapter::Memory,
+    config::Class,
     executor::{
         instance::InstanceInfo,
         journal::{Line, Stream},
@@ -58,6 +63,28 @@ pub struct DeployRequest {
     pub class: ClassName,
     /// Whether what it logs is kept.
     pub logging: bool,
+}
+
+/// An element of `GET /v1/classes`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClassInfo {
+    /// Its name.
+    pub name: ClassName,
+    /// What was asked for.
+    pub settings: Class,
+    /// What the kernel says, by the files of its cgroup.
+    pub kernel: BTreeMap<String, String>,
+    /// Its sandboxes.
+    pub n_sandboxes: usize,
+}
+
+/// The answer to `POST /v1/reload`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClassChange {
+    /// Limits that this kernel lacks, as in `build.memory.high`.
+    pub lacking: Vec<String>,
+    /// Settings that hold from the next start on.
+    pub restart: Vec<String>,
 }
 
 /// One line of the answer to `POST /v1/functions`. The last one is `deployed` or `failed`.
@@ -159,14 +186,27 @@ pub struct InstanceEntry {
     pub state: String,
     /// Executions in it or waiting for it.
     pub n_executions: usize,
+    /// All executions since it was made.
+    pub n_executions_total: u64,
+    /// How long the start took, for which the first of them waited. Milliseconds; none while it starts.
+    pub start_ms: Option<u64>,
+    /// Processor time that it has used. Seconds; none where that is not known, as for all of the following.
+    pub cpu_s: Option<f64>,
+    /// Memory that it uses. Bytes.
+    pub memory_bytes: Option<u64>,
+    /// What of it there may be. Bytes; none is no limit.
+    pub memory_max_bytes: Option<u64>,
+    /// Share of the last ten seconds in which it waited for memory. Percent; cgroup version 2 only.
+    pub memory_pressure: Option<f64>,
     /// When its creation began, as in `2026-01-02T03:04:05Z`.
     pub created: String,
     /// When it was last used.
     pub updated: String,
 }
 
-impl From<InstanceInfo> for InstanceEntry {
-    fn from(info: InstanceInfo) -> Self {
+impl InstanceEntry {
+    /// What is told of an instance that uses so much.
+    pub fn new(info: InstanceInfo, (cpu, memory): (Option<Duration>, Option<Memory>)) -> Self {
         let state = match (info.is_listening, info.start_duration) {
             (true, _) => "ready",
             (false, Some(_)) => "running",
@@ -179,6 +219,14 @@ impl From<InstanceInfo> for InstanceEntry {
             class: info.class,
             state: state.into(),
             n_executions: info.n_executions,
+            n_executions_total: info.n_admitted,
+            start_ms: info
+                .start_duration
+                .map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
+            cpu_s: cpu.map(|used| used.as_secs_f64()),
+            memory_bytes: memory.map(|memory| memory.used),
+            memory_max_bytes: memory.and_then(|memory| memory.limit),
+            memory_pressure: memory.and_then(|memory| memory.pressure),
             created: timestamp(info.created),
             updated: timestamp(info.updated),
         }

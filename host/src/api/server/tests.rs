@@ -173,7 +173,7 @@ async fn a_head_that_is_too_large_is_refused() {
 }
 
 #[tokio::test]
-async fn a_unix_socket_is_its_owners_alone_replaces_a_stale_one_and_goes() {
+async fn a_unix_socket_is_its_owners_and_groups_replaces_a_stale_one_and_goes() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("opr.sock");
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
@@ -181,7 +181,7 @@ async fn a_unix_socket_is_its_owners_alone_replaces_a_stale_one_and_goes() {
 
     let server = Server::bind_unix(&path, SOON).await.unwrap();
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(mode & 0o777, 0o660);
     let error = Server::bind_unix(&path, SOON).await.unwrap_err();
     assert!(matches!(error, BindError::Taken { .. }), "{error}");
 

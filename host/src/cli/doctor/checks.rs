@@ -10,14 +10,6 @@ use super::{Check, version};
 const KERNEL: (u32, u32) = (5, 19);
 const FREE_MIB: u64 = 2048;
 
-pub(super) fn root(is_root: bool) -> Check {
-    if is_root {
-        Check::ok("user", "root")
-    } else {
-        Check::fail("user", "not root", "run it with sudo")
-    }
-}
-
 pub(super) fn kernel(release: &str) -> Check {
     let mut numbers = release
         .split(['.', '-'])
