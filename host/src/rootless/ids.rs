@@ -11,17 +11,20 @@ use rustix::process::{getgid, getuid};
 use super::IMAGE_IDS;
 use crate::{config::Config, sys::IDS};
 
-/// How many ids the node has inside, counted from 0.
+/// Which ids inside are sandboxes'. The kernel maps a sandbox's ids only where they come from one range outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ids(u32);
+pub struct Ids {
+    first: u32,
+    sandboxes: u32,
+}
 
 /// Ids cannot be mapped.
 #[derive(Debug, thiserror::Error)]
 pub enum MapError {
     /// The user is in no line of a file.
     #[error(
-        "user {user} has {count} subordinate ids in {file}, but needs {needed} for images and the first sandbox; as root: \
-         usermod --add-subuids 1879048192-2147483647 --add-subgids 1879048192-2147483647 {user}"
+        "user {user} has {count} subordinate ids in {file}, but needs 65,536 for images and as many in a row for each \
+         sandbox; as root: usermod --add-subuids 1879048192-2147483647 --add-subgids 1879048192-2147483647 {user}"
     )]
     TooFew {
         /// Who.
@@ -29,9 +32,7 @@ pub enum MapError {
         /// Which file.
         file: &'static str,
         /// How many it has.
-        count: u32,
-        /// How many are needed.
-        needed: u32,
+        count: u64,
     },
     /// A file cannot be read.
     #[error("cannot read {file}")]
@@ -71,39 +72,61 @@ impl Ids {
     /// # Errors
     /// They are too few for a sandbox.
     pub fn of(user: &str, uid: u32) -> Result<Self, MapError> {
-        let mut least = u32::MAX;
+        let mut least: Option<Self> = None;
         for file in FILES {
-            let count = total(&subordinate(file, user, uid)?);
-            let needed = IMAGE_IDS - 1 + IDS;
-            if count < needed {
+            let ranges = subordinate(file, user, uid)?;
+            let ids = Self::among(inside(&ranges).into_iter());
+            if ids.sandboxes == 0 {
                 return Err(MapError::TooFew {
                     user: user.to_owned(),
                     file,
-                    count,
-                    needed,
+                    count: ranges.iter().map(|range| u64::from(range.count)).sum(),
                 });
             }
-            least = least.min(count);
+            let is_less = |least: Self| ids.sandboxes < least.sandboxes;
+            if least.is_none_or(is_less) {
+                least = Some(ids);
+            }
         }
-        Ok(Self(least.saturating_add(1)))
+        Ok(least.expect("there are two files"))
+    }
+
+    /// The range inside that has room for most sandboxes, above the ids of images.
+    fn among(inside: impl Iterator<Item = Range>) -> Self {
+        let sandboxes = |range: Range| {
+            let first = range.first.max(IMAGE_IDS);
+            let end = range.first.saturating_add(range.count);
+            Self {
+                first,
+                sandboxes: end.saturating_sub(first) / IDS,
+            }
+        };
+        let none = Self {
+            first: IMAGE_IDS,
+            sandboxes: 0,
+        };
+        inside
+            .map(sandboxes)
+            .max_by_key(|ids| ids.sandboxes)
+            .unwrap_or(none)
     }
 
     /// Those of this process's user namespace.
     pub(super) fn here() -> Result<Self, MapError> {
         let file = "/proc/self/uid_map";
         let text = fs::read_to_string(file).map_err(|source| MapError::Read { file, source })?;
-        Ok(Self(mapped(&text)))
+        Ok(Self::among(text.lines().filter_map(extent)))
     }
 
     /// Gives each sandbox ids of those that are here.
     pub(super) fn apply(self, config: &mut Config) {
-        config.sandbox.first_id = IMAGE_IDS;
-        config.sandbox.max = config.sandbox.max.min(self.sandboxes());
+        config.sandbox.first_id = self.first;
+        config.sandbox.max = config.sandbox.max.min(self.sandboxes);
     }
 
     /// How many sandboxes can be at once.
     pub fn sandboxes(self) -> u32 {
-        self.0.saturating_sub(IMAGE_IDS) / IDS
+        self.sandboxes
     }
 }
 
@@ -140,14 +163,22 @@ fn map(pid: &str, file: &'static str, program: &str, own: u32) -> Result<(), Str
 /// Triples of an id inside, one outside, and how many.
 fn arguments(own: u32, ranges: &[Range]) -> Vec<String> {
     let mut triples = vec![[0, own, 1]];
+    let pairs = inside(ranges).into_iter().zip(ranges);
+    triples.extend(pairs.map(|(inside, outside)| [inside.first, outside.first, inside.count]));
+    triples.concat().iter().map(u32::to_string).collect()
+}
+
+/// Where ranges outside are inside: one after the other, from 1 on.
+fn inside(ranges: &[Range]) -> Vec<Range> {
     let mut next = 1_u32;
-    for range in ranges {
+    let place = |range: &Range| {
         // Ids end before 2^32 - 1.
         let count = range.count.min(u32::MAX - next);
-        triples.push([next, range.first, count]);
+        let first = next;
         next += count;
-    }
-    triples.concat().iter().map(u32::to_string).collect()
+        Range { first, count }
+    };
+    ranges.iter().map(place).collect()
 }
 
 fn subordinate(file: &'static str, user: &str, uid: u32) -> Result<Vec<Range>, MapError> {
@@ -170,18 +201,14 @@ fn ranges(text: &str, user: &str, uid: u32) -> Vec<Range> {
     text.lines().filter_map(range).collect()
 }
 
-fn total(ranges: &[Range]) -> u32 {
-    ranges
-        .iter()
-        .fold(0, |sum, range| sum.saturating_add(range.count))
-}
-
-/// The end of a map that begins at 0 and has no holes: lines of an id inside, one outside, and how many.
+/// A line of a map: an id inside, one outside, and how many.
 ///
 /// Source: user_namespaces(7).
-fn mapped(text: &str) -> u32 {
-    let count = |line: &str| line.split_whitespace().nth(2)?.parse::<u32>().ok();
-    text.lines().filter_map(count).fold(0, u32::saturating_add)
+fn extent(line: &str) -> Option<Range> {
+    let mut numbers = line.split_whitespace().map(str::parse);
+    let first = numbers.next()?.ok()?;
+    let count = numbers.nth(1)?.ok()?;
+    Some(Range { first, count })
 }
 
 fn user() -> String {
@@ -228,20 +255,23 @@ mod tests {
             arguments(990, &ranges).join(" "),
             "0 990 1 1 100000 65536 65537 300000 10"
         );
-        assert_eq!(total(&ranges), 65_546);
     }
 
     #[test]
-    fn sandboxes_have_what_images_leave() {
+    fn sandboxes_have_what_images_leave_of_one_range() {
         #[track_caller]
-        fn check(map: &str, sandboxes: u32) {
-            assert_eq!(Ids(mapped(map)).sandboxes(), sandboxes);
+        fn check(map: &str, first: u32, sandboxes: u32) {
+            let ids = Ids::among(map.lines().filter_map(extent));
+            assert_eq!((ids.first, ids.sandboxes), (first, sandboxes));
         }
-        check("0 990 1\n1 100000 65535\n", 0);
-        check("0 990 1\n1 100000 131071\n", 1);
+        check("0 990 1\n1 100000 65535\n", 65_536, 0);
+        check("0 990 1\n1 100000 131071\n", 65_536, 1);
         check(
             "         0        990          1\n         1 1879048192  268435456\n",
+            65_536,
             4095,
         );
+        // The last id of the first range stays unused: no sandbox lies in two.
+        check("0 990 1\n1 100000 65536\n65537 300000 131072\n", 65_537, 2);
     }
 }
