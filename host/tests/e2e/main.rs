@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed step fails its test")]
 
 mod builds;
+mod classes;
 mod conformance;
 mod direct;
 mod executor_api;

@@ -423,6 +423,11 @@ impl Node {
     }
 
     /// The folder of this node.
+    /// containerd's namespace, and the first part of its cgroups' paths.
+    pub(crate) fn namespace(&self) -> String {
+        self.number.name()
+    }
+
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
