@@ -407,9 +407,12 @@ fn files(file: Option<&Path>) -> Result<Vec<PathBuf>, ConfigError> {
         source,
     })?;
     let paths = entries.into_iter().map(|entry| entry.path());
-    let mut dropped: Vec<_> = paths
-        .filter(|path| path.extension().is_some_and(|end| end == "toml"))
-        .collect();
+    // Editors keep hidden files beside those that they write.
+    let is_meant = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.ends_with(".toml") && !name.starts_with('.')
+    };
+    let mut dropped: Vec<_> = paths.filter(is_meant).collect();
     dropped.sort();
     dropped.insert(0, file.into());
     Ok(dropped)

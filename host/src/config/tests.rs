@@ -88,6 +88,7 @@ fn drop_ins_are_read_in_order_and_name_themselves_when_wrong() {
     std::fs::write(folder.join("20.toml"), "[class.a]\n'cpu.weight' = 20").unwrap();
     std::fs::write(folder.join("10.toml"), "[class.a]\n'cpu.weight' = 10").unwrap();
     std::fs::write(folder.join("30.toml.off"), "nonsense").unwrap();
+    std::fs::write(folder.join(".40.toml"), "nonsense").unwrap();
     let load = || Config::load(Some(&file), &|_| None);
     let config = load().unwrap();
     let class = &config.class[&ClassName::try_new("a").unwrap()];

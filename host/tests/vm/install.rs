@@ -65,7 +65,7 @@ fn a_removed_package_leaves_its_settings_and_a_purged_one_nothing() {
     machine.run("dpkg --purge opr").unwrap();
     assert_eq!(machine.run(&traces).unwrap(), "");
     let left = machine
-        .run("ls --directory /var/lib/opr /run/opr /etc/opr /usr/share/opr 2>/dev/null; getent passwd opr; grep opr /etc/subuid /etc/subgid; true")
+        .run("{ ls --directory /var/lib/opr /run/opr /etc/opr /usr/share/opr; getent passwd opr; grep opr /etc/subuid /etc/subgid; } 2>/dev/null || true")
         .unwrap();
     assert_eq!(left, "");
 }

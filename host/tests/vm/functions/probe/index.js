@@ -2,7 +2,6 @@
 
 const { execFileSync } = require('node:child_process');
 const fs = require('node:fs');
-const net = require('node:net');
 const os = require('node:os');
 
 // Numbers of x86-64's system calls, with arguments that only a right would make useful. Perl passes no constant strings.
@@ -48,13 +47,12 @@ function can(work) {
   }
 }
 
-const connects = (target) => new Promise((resolve) => {
+function connects(target) {
   const [host, port] = target.split(':');
-  const socket = net.connect({ host, port: Number(port), timeout: 3000 });
-  socket.on('connect', () => resolve(true)).on('timeout', () => resolve(false)).on('error', () => resolve(false));
-});
+  return can(() => execFileSync('timeout', ['3', 'bash', '-c', `: < /dev/tcp/${host}/${port}`], { stdio: 'ignore' }));
+}
 
-async function probe(targets) {
+function probe(targets) {
   const found = calls();
   for (const file of FILES) {
     if (can(() => fs.appendFileSync(file, ''))) found.push(`write ${file}`);
@@ -66,7 +64,7 @@ async function probe(targets) {
   const processes = fs.readdirSync('/proc').filter((name) => /^\d+$/.test(name)).length;
   if (processes > 4) found.push(`see ${processes} processes`);
   for (const target of targets) {
-    if (await connects(target)) found.push(`connect ${target}`);
+    if (connects(target)) found.push(`connect ${target}`);
   }
   return found;
 }
@@ -74,7 +72,7 @@ async function probe(targets) {
 module.exports = async ({ req, res }) => {
   switch (req.path) {
     case '/probe':
-      return res.json(await probe((req.query.targets ?? '').split(',').filter(Boolean)));
+      return res.json(probe((req.query.targets ?? '').split(',').filter(Boolean)));
     case '/address':
       return res.text(Object.values(os.networkInterfaces()).flat().find((link) => !link.internal)?.address ?? 'none');
     case '/memory': {
