@@ -20,7 +20,7 @@ fn a_node_comes_back_from_power_cuts_by_itself() {
     for cut in 0..CUTS {
         let machine = Machine::boot(&disk, true).unwrap();
         let told =
-            machine.wait_for("curl --fail --silent --max-time 60 http://127.0.0.1:8080/hello/");
+            machine.wait_for("curl --fail --silent --max-time 180 http://127.0.0.1:8080/hello/");
         told.unwrap_or_else(|error| panic!("after cut {cut}: {error:#}"));
         // Each function that is listed has its build, and answers.
         let functions = machine
@@ -29,7 +29,7 @@ fn a_node_comes_back_from_power_cuts_by_itself() {
         for name in ["hello", "other"].into_iter().chain(functions.lines()) {
             machine
                 .run(&format!(
-                    "curl --fail --silent --max-time 60 http://127.0.0.1:8080/{name}/"
+                    "curl --fail --silent --max-time 180 http://127.0.0.1:8080/{name}/"
                 ))
                 .unwrap_or_else(|error| panic!("{name} after cut {cut}: {error:#}"));
         }
