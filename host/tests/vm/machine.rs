@@ -52,7 +52,9 @@ pub(crate) fn installed() -> Result<PathBuf> {
     machine.put_folder(&functions().join("probe"), "/root/probe")?;
     machine.run("dpkg --install /root/opr.deb && opr images import /root/node.oci.tar && rm /root/node.oci.tar")?;
     for name in ["hello", "other"] {
-        machine.run(&format!("opr deploy /root/probe --name {name}"))?;
+        machine.run(&format!(
+            "opr deploy /root/probe --name {name} --timeout 60"
+        ))?;
     }
     machine.power_off()?;
     fs::rename(&half, &disk)?;
