@@ -260,15 +260,16 @@ impl Own {
 
     /// Keeps it once nobody else does.
     async fn keep_next(self) {
-        let right = loop {
+        loop {
             time::sleep(BACKOFF.0).await;
-            if let Ok(Some(right)) = Keeper::take(&self.dir) {
-                break right;
+            let Ok(Some(right)) = Keeper::take(&self.dir) else {
+                continue;
+            };
+            match self.find_or_start().await {
+                Ok(process) => return self.keep(process, right).await,
+                // The next round tries again.
+                Err(error) => tracing::error!(%error, "containerd was not started again"),
             }
-        };
-        match self.find_or_start().await {
-            Ok(process) => self.keep(process, right).await,
-            Err(error) => tracing::error!(%error, "containerd was not started again"),
         }
     }
 
