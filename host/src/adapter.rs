@@ -170,6 +170,9 @@ pub enum Source {
     Host(PathBuf),
     /// A directory of this name in the sandbox's own bounded scratch, see [`Sandbox::scratch`].
     Scratch(String),
+    /// A directory of the host that the sandbox sees as its own: what it changes is in its scratch, and the directory
+    /// stays as it is. [`Mount::is_writable`] must be set.
+    Overlay(PathBuf),
 }
 
 /// A sandbox that was made and started.

@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    code::CodeCache,
     config::{Classes, Config},
     executor::{Executor, instance::InstanceSpec},
     function::{Catalog, Function, Store},
@@ -31,7 +32,6 @@ use crate::{
 mod artifact;
 mod cleaning;
 pub mod client;
-pub mod code;
 mod error;
 mod log;
 mod recipe;
@@ -39,12 +39,9 @@ mod running;
 mod specs;
 #[cfg(test)]
 mod tests;
-pub mod unpack;
 
 pub use artifact::ArtifactError;
-pub use code::CodeCache;
 pub use error::BuildError;
-pub use unpack::confined::{SUBCOMMAND, confined_main};
 
 /// Builds at once; more wait.
 const CONCURRENT: usize = 2;

@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
-    adapter, build,
+    adapter, code,
     config::{Config, ConfigError, env},
     rootless,
 };
@@ -99,7 +99,7 @@ enum Command {
     /// Write the manual's pages into a folder.
     #[command(hide = true)]
     Man { folder: PathBuf },
-    #[command(name = build::SUBCOMMAND, hide = true)]
+    #[command(name = code::SUBCOMMAND, hide = true)]
     Unpack,
     #[command(name = rootless::MAP_SUBCOMMAND, hide = true)]
     MapIds { pid: String },
@@ -140,7 +140,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
 
 fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
     match args.command {
-        Command::Unpack => return Ok(build::confined_main()),
+        Command::Unpack => return Ok(code::confined_main()),
         Command::Man { folder } => {
             std::fs::create_dir_all(&folder)?;
             clap_mangen::generate_to(Args::command(), &folder)?;

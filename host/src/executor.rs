@@ -562,7 +562,7 @@ impl Executor {
                     executor.end(&instance, End::Deleted);
                 }
             }
-            executor.sources.sweep(now);
+            executor.sources.sweep(now).await;
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod adapter;
 pub mod api;
 pub mod build;
 pub mod cli;
+pub mod code;
 pub mod config;
 pub mod executor;
 pub mod function;

@@ -2,7 +2,9 @@
 
 mkdir -p "$TELEMETRY_DIR" 2> /dev/null || true
 
-if [ -e "$CODE_DIR/.extracted" ]; then
+if [ -n "${OPEN_RUNTIMES_CODE_MOUNTED:-}" ]; then
+    message "Code already extracted, skipping extraction."
+elif [ -e "$CODE_DIR/.extracted" ]; then
     message "Code already extracted, skipping extraction."
     began=$EPOCHREALTIME
     if link_tree "$CODE_DIR" "$FUNCTION_DIR"; then

@@ -279,6 +279,16 @@ class ArchiveTest(HelperTest):
         self.assertEqual(sorted(os.listdir(f"{self.dir}/back")), [".hidden", "a"])
         self.assertEqual(self.read(f"{self.dir}/back/a/b.txt"), "text")
 
+    def test_leaves_code_alone_that_the_host_has_mounted(self):
+        self.write(f"{self.dir}/mounted/.open-runtimes", "A=1")
+        places = f"SERVER_DIR=$PWD; CODE_DIR={self.tree}; FUNCTION_DIR={self.dir}/mounted; TELEMETRY_DIR={self.dir}"
+        script = f"{places}; {{ source helpers/before-start.sh; echo A=$A; }} > {self.dir}/said"
+        self.lifecycle(script, OPEN_RUNTIMES_CODE_MOUNTED="true")
+        said = self.read(f"{self.dir}/said")
+        self.assertIn("already extracted", said)
+        self.assertIn("A=1", said)
+        self.assertEqual(os.listdir(f"{self.dir}/mounted"), [".open-runtimes"])
+
     def test_reads_metadata_and_never_executes_it(self):
         self.write(f"{self.dir}/meta", f"A=1 2\nB='quoted'\nC=$(touch {self.dir}/executed)\nno line\nD=x=y\n1BAD=z\nE=last")
         self.lifecycle(f"export_metadata {self.dir}/meta; printf '%s|' \"$A\" \"$B\" \"$C\" \"$D\" \"$E\" > {self.dir}/seen")

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! <run_dir>/sandboxes/<id>/rootfs    overlay of the image's layers
-//! <run_dir>/sandboxes/<id>/scratch   bounded tmpfs: what the sandbox may write, and the overlay's upper
+//! <run_dir>/sandboxes/<id>/scratch   bounded tmpfs: what the sandbox may write, and the overlays' uppers
+//! <run_dir>/sandboxes/<id>/overlays  further overlays, each of one directory, by their place among the mounts
 //! <run_dir>/sandboxes/<id>/etc       resolv.conf, hosts, hostname
 //! <run_dir>/sandboxes/<id>/stdout    FIFO, and stderr
 //! <state_dir>/skeletons/<slot>       folders of images, owned by the slot's ids, where layers cannot be id-mapped
@@ -15,7 +16,7 @@ use std::{
     io::{self, Read},
     os::{
         fd::AsFd,
-        unix::fs::{DirBuilderExt, PermissionsExt, chown},
+        unix::fs::{DirBuilderExt, PermissionsExt, chown, lchown, symlink},
     },
     path::{Path, PathBuf},
 };
@@ -36,6 +37,9 @@ use super::{
 };
 use crate::config::{Class, Config, Outbound, Root};
 use crate::id::SandboxId;
+
+/// The folder of a sandbox's further overlays.
+pub(super) const OVERLAYS: &str = "overlays";
 
 /// Where a sandbox's folders are.
 #[derive(Debug, Clone)]
@@ -89,16 +93,18 @@ impl Folders {
                 self.scratch()
             }
         };
-        let (upper, work) = (writable.join(".upper"), writable.join(".work"));
-        make_dir(&upper, 0o755)?;
-        chown(&upper, Some(slot.first_id), Some(slot.first_id))?;
-        make_dir(&work, 0o700)?;
+        let (upper, work) = make_upper(&writable, "root", slot)?;
         make_dir(&self.rootfs(), 0o755)?;
         let changes = Some(Upper {
             upper: &upper,
             work: &work,
         });
         self.mount_root(layers, changes, slot)?;
+        for (n, mount) in spec.mounts.iter().enumerate() {
+            if let Source::Overlay(directory) = &mount.source {
+                self.mount_overlay(&n.to_string(), directory, &writable, slot)?;
+            }
+        }
         let (uid, gid) = find_user(&self.rootfs(), user)?;
         self.make_shared(spec, (slot.first_id + uid, slot.first_id + gid))?;
         Ok((uid, gid))
@@ -126,8 +132,41 @@ impl Folders {
         mount_rootfs(&self.rootfs(), &all, changes, None).map_err(io::Error::other)
     }
 
+    fn mount_overlay(
+        &self,
+        name: &str,
+        directory: &PathBuf,
+        writable: &Path,
+        slot: &Slot,
+    ) -> io::Result<()> {
+        let target = self.dir.join(OVERLAYS).join(name);
+        let (upper, work) = make_upper(writable, name, slot)?;
+        make_dir(&target, 0o755)?;
+        if is_in_user_namespace() {
+            // Nothing can be id-mapped: only a copy can be the sandbox's own.
+            copy_tree(directory, &upper, slot.first_id)?;
+            mount_bind(&upper, &target)?;
+            return Ok(mount_change(&target, MountPropagationFlags::PRIVATE)?);
+        }
+        let changes = Some(Upper {
+            upper: &upper,
+            work: &work,
+        });
+        let userns = fs::File::open(&slot.user)?;
+        let layers = std::slice::from_ref(directory);
+        mount_rootfs(&target, layers, changes, Some(userns.as_fd())).map_err(io::Error::other)
+    }
+
     /// Gives back all of it. Succeeds where a part of it is gone.
     pub(super) fn remove(&self) -> io::Result<()> {
+        match fs::read_dir(self.dir.join(OVERLAYS)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            overlays => {
+                for overlay in overlays? {
+                    detach(&overlay?.path())?;
+                }
+            }
+        }
         detach(&self.rootfs())?;
         detach(&self.scratch())?;
         detach(&self.volume())?;
@@ -265,6 +304,36 @@ fn resolvers(outbound: Outbound) -> String {
         .collect()
 }
 
+/// Upper and work of an overlay, in what the sandbox may fill.
+fn make_upper(writable: &Path, name: &str, slot: &Slot) -> io::Result<(PathBuf, PathBuf)> {
+    let upper = writable.join(format!(".upper-{name}"));
+    let work = writable.join(format!(".work-{name}"));
+    make_dir(&upper, 0o755)?;
+    chown(&upper, Some(slot.first_id), Some(slot.first_id))?;
+    make_dir(&work, 0o700)?;
+    Ok((upper, work))
+}
+
+/// Copies directories, files and links, with their modes and the times of files, for another owner.
+fn copy_tree(from: &Path, to: &Path, owner: u32) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let (entry, meta) = entry.and_then(|entry| entry.metadata().map(|meta| (entry, meta)))?;
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        if meta.is_dir() {
+            make_dir(&target, meta.permissions().mode() & 0o777)?;
+            copy_tree(&source, &target, owner)?;
+        } else if meta.is_symlink() {
+            symlink(fs::read_link(&source)?, &target)?;
+        } else {
+            fs::copy(&source, &target)?;
+            let copy = fs::File::options().write(true).open(&target)?;
+            copy.set_modified(meta.modified()?)?;
+        }
+        lchown(&target, Some(owner), Some(owner))?;
+    }
+    Ok(())
+}
+
 /// Says whether it was made now.
 fn make_dir(path: &Path, mode: u32) -> io::Result<bool> {
     if let Some(parent) = path.parent()
@@ -375,5 +444,24 @@ mod tests {
         check("nobody", None);
         check("7:nogroup", None);
         check("70000", None);
+    }
+
+    #[test]
+    fn a_copied_tree_is_what_it_was() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::create_dir_all(from.path().join("a/b")).unwrap();
+        let tool = from.path().join("a/b/tool");
+        fs::write(&tool, "#!").unwrap();
+        fs::set_permissions(&tool, Permissions::from_mode(0o755)).unwrap();
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+        let file = fs::File::options().write(true).open(&tool).unwrap();
+        file.set_modified(time).unwrap();
+        symlink("b/tool", from.path().join("a/link")).unwrap();
+        let owner = rustix::process::geteuid().as_raw();
+        copy_tree(from.path(), to.path(), owner).unwrap();
+        let copy = to.path().join("a/b/tool").metadata().unwrap();
+        assert_eq!(copy.permissions().mode() & 0o777, 0o755);
+        assert_eq!(copy.modified().unwrap(), time);
+        assert_eq!(fs::read(to.path().join("a/link")).unwrap(), b"#!");
     }
 }

@@ -6,7 +6,7 @@ use oci_spec::runtime::{LinuxResources, Spec};
 use opr_images::ImageConfig;
 use serde_json::{Value, json};
 
-use super::{SandboxSpec, Source, seccomp, slots::Slot};
+use super::{SandboxSpec, Source, rootfs::OVERLAYS, seccomp, slots::Slot};
 use crate::{
     config::{Class, Limits, OWN_RUNTIME, Root},
     sys::IDS,
@@ -220,10 +220,11 @@ fn mounts(parts: &Parts) -> Vec<Value> {
             &["ro", "nosuid", "nodev"],
         ));
     }
-    all.extend(parts.sandbox.mounts.iter().map(|mount| {
+    all.extend(parts.sandbox.mounts.iter().enumerate().map(|(n, mount)| {
         let source = match &mount.source {
             Source::Host(path) => path.clone(),
             Source::Scratch(name) => parts.dir.join("scratch").join(name),
+            Source::Overlay(_) => parts.dir.join(OVERLAYS).join(n.to_string()),
         };
         let access = if mount.is_writable { "rw" } else { "ro" };
         bind(&source, &mount.target, &[access, "nosuid", "nodev"])

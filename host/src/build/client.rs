@@ -22,7 +22,7 @@ use async_trait::async_trait;
 use tempfile::TempPath;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{ArtifactError, MAX_ARCHIVE_BYTES, artifact, blocking, error::chain};
+use super::{ArtifactError, MAX_ARCHIVE_BYTES, artifact, blocking};
 use crate::{
     adapter::{Mount, ProcessSpec, Source},
     config::{Config, Device},
@@ -33,6 +33,7 @@ use crate::{
     },
     id::CacheKey,
     storage::objects::{ObjectError, Objects},
+    telemetry::chain,
 };
 
 mod cache;

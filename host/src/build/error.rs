@@ -2,8 +2,9 @@
 
 use std::{io, path::PathBuf};
 
-use super::{artifact::ArtifactError, code::CodeError, unpack::confined::ConfinedError};
+use super::artifact::ArtifactError;
 use crate::{
+    code::{CodeError, unpack::confined::ConfinedError},
     executor::execution::{Exit, Fault, StartError},
     function::{StoreError, catalog::UnknownRuntime},
     id::{ClassName, FunctionName},
@@ -146,17 +147,6 @@ impl BuildError {
     }
 }
 
-/// An error with its causes, for the record of a build.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,14 +172,5 @@ mod tests {
             Fault::Host,
             "host_failed",
         );
-    }
-
-    #[test]
-    fn a_chain_names_every_cause() {
-        let error = BuildError::Source {
-            path: "/a".into(),
-            source: io::Error::other("gone"),
-        };
-        assert_eq!(chain(&error), "cannot take the source /a: gone");
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::{
     BuildError, BuildEvent, Deployment, Inner, MAX_ARCHIVE_BYTES, TIMEOUT, WAITING, artifact,
-    blocking, error::chain, log::Log, recipe,
+    blocking, log::Log, recipe,
 };
 use crate::{
     config::Classes,
@@ -23,6 +23,7 @@ use crate::{
         job::Job,
     },
     function::{Function, Runtime, metadata},
+    telemetry::chain,
 };
 
 /// How long the last output may take to arrive once the build has ended.

@@ -5,15 +5,10 @@ use std::os::unix::fs::symlink;
 use tar::EntryType;
 use tempfile::TempDir;
 
-use super::{
-    unpack::{
-        confined::tests::unpacker,
-        tests::{gzip, tar},
-    },
-    *,
-};
+use super::*;
 use crate::{
     adapter::memory::{Machine, Memory},
+    code::unpack::tests::{gzip, tar},
     executor::execution::Fault,
     function::{store::BuildState, tests::function},
     storage::objects::Objects,
@@ -41,7 +36,7 @@ async fn node() -> Node {
         store: store.clone(),
         catalog: Arc::new(Catalog::load(None).unwrap()),
         storage: Storage::open(dir.path()).unwrap(),
-        code: CodeCache::with(dir.path(), unpacker()).unwrap(),
+        code: CodeCache::new(dir.path()).unwrap(),
         classes: Arc::new(Classes::new(config.class.clone())),
     };
     Node {
@@ -148,7 +143,7 @@ async fn a_deployment_becomes_the_function() {
 async fn a_build_that_fails_leaves_the_previous_function_and_its_log() {
     #[track_caller]
     fn check(error: &BuildError, fault: Fault, expected: &str) {
-        let chain = error::chain(error);
+        let chain = crate::telemetry::chain(error);
         assert_eq!(
             (error.fault(), chain.contains(expected)),
             (fault, true),

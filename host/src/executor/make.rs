@@ -32,6 +32,9 @@ const PROBE_PAUSE: Duration = Duration::from_millis(1);
 const LONG_PROBE_PAUSE: Duration = Duration::from_millis(10);
 const LONG_PROBE: Duration = Duration::from_secs(2);
 
+/// Where servers have their function.
+const FUNCTION_DIR: &str = "/usr/local/server/src/function";
+
 impl Executor {
     /// See [`Executor::create`].
     pub(super) async fn add(
@@ -212,9 +215,25 @@ impl Executor {
                 id: id.clone(),
                 source,
             })?;
-        let code = began.elapsed();
         let archive = source.as_deref();
+        let unpacked = match archive {
+            // Builds unpack their source elsewhere, and servers of other protocols their code.
+            Some(archive) if setup.is_none() && spec.protocol == Protocol::V5 => {
+                self.sources.unpacked(archive).await
+            }
+            _ => None,
+        };
+        let code = began.elapsed();
         let mut spec = sandbox_spec(instance, spec, archive, &self.config.hostname);
+        if let Some(directory) = unpacked {
+            spec.mounts.push(Mount {
+                source: adapter::Source::Overlay(directory.to_owned()),
+                target: FUNCTION_DIR.into(),
+                is_writable: true,
+            });
+            let name = "OPEN_RUNTIMES_CODE_MOUNTED".to_owned();
+            spec.env.push((name, "true".to_owned()));
+        }
         if let Some(setup) = setup {
             spec.mounts.extend(setup.mounts());
             // Half set up, it is nothing that a later process could go on with: see `label`.
@@ -418,7 +437,7 @@ fn mounts(spec: &InstanceSpec, archive: Option<&source::Source>) -> Vec<Mount> {
     }
     match (&spec.code, archive) {
         (Code::Unpacked(dir), _) => {
-            mounts.push(read_only(dir, "/usr/local/server/src/function"));
+            mounts.push(read_only(dir, FUNCTION_DIR));
         }
         (Code::Archive(path), Some(archive)) => {
             mounts.push(read_only(&archive.path, code_path(path)));

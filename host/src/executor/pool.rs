@@ -128,7 +128,7 @@ pub(super) struct Made {
     pub(super) sandbox: Sandbox,
     /// The archive of its code, which is there as long as this is.
     pub(super) source: Option<Arc<Source>>,
-    /// How long fetching the code took.
+    /// How long it took to fetch and unpack the code.
     pub(super) code: Duration,
     pub(super) started: Instant,
 }

@@ -1,8 +1,8 @@
-//! Archives that clients of the executor API bring as an instance's code: fetched once for each content, and seen
-//! read-only by all instances that want it.
+//! Archives that clients of the executor API bring as an instance's code: fetched and unpacked once for each content.
+//! Instances see the archive read-only, and what is in it as their own.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs::{self, DirBuilder, Permissions},
     io,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
@@ -11,9 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::{OnceCell, RwLock};
+
 use crate::{
+    code::{CodeCache, CodeError},
     id::Digest,
     storage::objects::{ObjectError, Objects},
+    telemetry::chain,
     turns::Turns,
 };
 
@@ -25,11 +29,14 @@ const KEPT: Duration = Duration::from_secs(600);
 /// The label of a container's archive.
 const LABEL: &str = "opr/source";
 
-/// The archives: `<state_dir>/sources/<64 hexadecimal digits>`.
+/// The archives: `<state_dir>/sources/<64 hexadecimal digits>`, and below `code` what is in them.
 #[derive(Debug)]
 pub(super) struct Sources {
     dir: PathBuf,
     objects: Objects,
+    code: Arc<CodeCache>,
+    /// Whoever removes unpacked code has it alone.
+    removal: RwLock<()>,
     known: Mutex<Known>,
     turns: Turns<String>,
 }
@@ -46,6 +53,7 @@ struct Known {
 pub(super) struct Source {
     pub(super) path: PathBuf,
     digest: Digest,
+    unpacked: OnceCell<Option<PathBuf>>,
 }
 
 impl Source {
@@ -60,18 +68,22 @@ impl Sources {
     pub(super) fn new(state_dir: &Path, objects: Objects) -> io::Result<Self> {
         let dir = state_dir.join("sources");
         DirBuilder::new().recursive(true).mode(0o711).create(&dir)?;
+        let code = CodeCache::new(&dir).map_err(io::Error::other)?;
         let mut known = Known::default();
         for entry in fs::read_dir(&dir)? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             match format!("sha256:{name}").parse() {
                 Ok(digest) => known.keep(digest, path),
-                Err(_) => fs::remove_file(&path)?,
+                Err(_) if path.is_file() => fs::remove_file(&path)?,
+                Err(_) => {}
             }
         }
         Ok(Self {
             dir,
             objects,
+            code: Arc::new(code),
+            removal: RwLock::default(),
             known: Mutex::new(known),
             turns: Turns::default(),
         })
@@ -107,6 +119,29 @@ impl Sources {
         Ok(found.expect("it was kept a moment ago").1)
     }
 
+    /// The directory of what is in an archive; none where it is left to the image to unpack it: it is no tar file, or
+    /// there are things in it that this node makes for nobody.
+    pub(super) async fn unpacked<'a>(&self, source: &'a Source) -> Option<&'a Path> {
+        let unpack = || async {
+            let _shared = self.removal.read().await;
+            match self.code.ensure(&source.digest, &source.path).await {
+                Ok(directory) => Ok(Some(directory)),
+                Err(error @ CodeError::Unpack { .. }) => {
+                    tracing::info!(error = %chain(&error), "a source is left to its image");
+                    Ok(None)
+                }
+                Err(error) => Err(error),
+            }
+        };
+        match source.unpacked.get_or_try_init(unpack).await {
+            Ok(directory) => directory.as_deref(),
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "a source was not unpacked");
+                None
+            }
+        }
+    }
+
     /// The archive that an earlier process gave to a container with these labels.
     pub(super) fn of_labels(&self, labels: &BTreeMap<String, String>) -> Option<Arc<Source>> {
         let digest = labels.get(LABEL)?.parse().ok()?;
@@ -115,7 +150,18 @@ impl Sources {
     }
 
     /// Removes what nobody holds or has asked for lately.
-    pub(super) fn sweep(&self, now: Instant) {
+    pub(super) async fn sweep(&self, now: Instant) {
+        let _alone = self.removal.write().await;
+        let kept = self.forget_unused(now);
+        let code = self.code.clone();
+        let removed = tokio::task::spawn_blocking(move || code.remove_unused(&kept));
+        if let Err(error) = removed.await.expect("file operations do not panic") {
+            tracing::warn!(error = %chain(&error), "unpacked sources were not removed");
+        }
+    }
+
+    /// Removes unused archives; answers which are left.
+    fn forget_unused(&self, now: Instant) -> BTreeSet<Digest> {
         let mut known = self.lock();
         known.files.retain(|_, (source, used)| {
             let is_used = Arc::strong_count(source) > 1;
@@ -127,6 +173,7 @@ impl Sources {
         });
         let Known { versions, files } = &mut *known;
         versions.retain(|_, (_, digest)| files.contains_key(digest));
+        files.keys().cloned().collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -139,6 +186,7 @@ impl Known {
         let source = Source {
             path,
             digest: digest.clone(),
+            unpacked: OnceCell::new(),
         };
         let new = || (Arc::new(source), Instant::now());
         self.files.entry(digest).or_insert_with(new).1 = Instant::now();
@@ -155,8 +203,13 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
+    use tar::EntryType;
+
     use super::*;
-    use crate::config::Device;
+    use crate::{
+        code::unpack::tests::{gzip, tar},
+        config::Device,
+    };
 
     struct Node {
         dir: tempfile::TempDir,
@@ -178,7 +231,10 @@ mod tests {
         }
 
         fn n_files(&self) -> usize {
-            fs::read_dir(&self.sources.dir).unwrap().count()
+            let entries = fs::read_dir(&self.sources.dir).unwrap();
+            entries
+                .filter(|entry| entry.as_ref().unwrap().path().is_file())
+                .count()
         }
     }
 
@@ -213,11 +269,37 @@ mod tests {
         let node = node();
         let held = node.sources.get(&node.write("a", "one")).await.unwrap();
         node.sources.get(&node.write("b", "two")).await.unwrap();
-        node.sources.sweep(Instant::now());
+        node.sources.sweep(Instant::now()).await;
         assert_eq!(node.n_files(), 2);
-        node.sources.sweep(Instant::now() + KEPT);
+        node.sources.sweep(Instant::now() + KEPT).await;
         assert_eq!(node.n_files(), 1);
         assert!(held.path.exists());
+    }
+
+    #[tokio::test]
+    async fn an_archive_is_unpacked_once_and_goes_with_its_file() {
+        let node = node();
+        let archive = gzip(&tar(&[(EntryType::Regular, "index.js", "", b"code")]));
+        let path = node.dir.path().join("a");
+        fs::write(&path, archive).unwrap();
+        let source = node.sources.get(path.to_str().unwrap()).await.unwrap();
+        let asked = (0..4).map(|_| node.sources.unpacked(&source));
+        let found = futures_util::future::join_all(asked).await;
+        let directory = found[0].unwrap().to_owned();
+        assert!(found.iter().all(|path| *path == Some(&directory)));
+        assert_eq!(fs::read(directory.join("index.js")).unwrap(), b"code");
+        node.sources.sweep(Instant::now() + KEPT).await;
+        assert!(directory.exists());
+        drop(source);
+        node.sources.sweep(Instant::now() + KEPT).await;
+        assert!(!directory.exists());
+    }
+
+    #[tokio::test]
+    async fn what_is_no_tar_file_is_left_to_the_image() {
+        let node = node();
+        let source = node.sources.get(&node.write("a", "hsqs")).await.unwrap();
+        assert_eq!(node.sources.unpacked(&source).await, None);
     }
 
     #[tokio::test]
@@ -230,10 +312,10 @@ mod tests {
         let later = Sources::new(node.dir.path(), objects).unwrap();
         assert_eq!(node.n_files(), 1);
         let held = later.of_labels(&BTreeMap::from([label]));
-        later.sweep(Instant::now() + KEPT);
+        later.sweep(Instant::now() + KEPT).await;
         assert_eq!((held.is_some(), node.n_files()), (true, 1));
         drop(held);
-        later.sweep(Instant::now() + KEPT);
+        later.sweep(Instant::now() + KEPT).await;
         assert_eq!(node.n_files(), 0);
     }
 }

@@ -37,7 +37,7 @@ async fn a_root_on_disk_takes_changes_and_loses_them_with_the_sandbox() {
     assert_eq!(exit_of(&mut events, &spec.id).await, 0);
     assert_eq!(made.output.tail(), b"changed\n/new\nfits\n");
     let disk = node.config.state_dir.join("sandboxes/first");
-    let big = fs::metadata(disk.join("volume/.upper/new/big")).unwrap();
+    let big = fs::metadata(disk.join("volume/.upper-root/new/big")).unwrap();
     assert_eq!(big.len(), 16 << 20);
     node.adapter.delete(&spec.id).await.unwrap();
     assert!(!disk.exists());

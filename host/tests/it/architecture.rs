@@ -49,22 +49,29 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "adapter", "api", "build", "executor", "function", "rootless", "serve", "storage",
+            "adapter", "api", "build", "code", "executor", "function", "rootless", "serve",
+            "storage",
         ],
     ),
     (
         "serve",
-        &["adapter", "api", "build", "executor", "function", "storage"],
+        &[
+            "adapter", "api", "build", "code", "executor", "function", "storage",
+        ],
     ),
     (
         "api",
         &["adapter", "build", "executor", "function", "storage"],
     ),
-    ("build", &["adapter", "executor", "function", "storage"]),
+    (
+        "build",
+        &["adapter", "code", "executor", "function", "storage"],
+    ),
     ("function", &["executor"]),
-    ("executor", &["adapter", "storage"]),
+    ("executor", &["adapter", "code", "storage"]),
     ("adapter", &["rootless"]),
     ("rootless", &[]),
+    ("code", &[]),
     ("storage", &[]),
 ];
 

@@ -15,6 +15,7 @@ fn builds_leave_artifacts_that_run() -> Result<()> {
         c77_a_build_and_an_instance_know_their_limits,
         c86_to_87_a_zip_is_a_source,
         archives_of_every_format_run,
+        code_is_unpacked_once_and_each_instance_may_change_its_own,
         a_source_keeps_the_ending_that_tells_its_format,
         the_old_protocol_tells_one_piece,
     ])
@@ -205,5 +206,39 @@ fn the_old_protocol_tells_one_piece(node: &Node) -> Result<()> {
         built["size"] == 2 && fs::read(path(&built)?)? == b"x\n",
         "{built}"
     );
+    Ok(())
+}
+
+fn code_is_unpacked_once_and_each_instance_may_change_its_own(node: &Node) -> Result<()> {
+    let more = json!({ "command": build_command("true") });
+    let built = built(node, &order(node, "unpacked-build", "node-mock", more)?)?;
+    let ids = ["unpacked-1", "unpacked-2"];
+    for id in ids {
+        let order = json!({
+            "runtimeId": id, "image": crate::IMAGE, "entrypoint": "index.js", "source": path(&built)?,
+            "runtimeEntrypoint": crate::START,
+        });
+        create(node, &order, 201)?;
+        let executions = format!("/v1/runtimes/{id}/executions");
+        let answer = node.api("POST", &executions, &json!({ "timeout": 45 }))?;
+        ensure!(answer.json()["statusCode"] == 200, "{}", answer.text());
+        let script = "cd /usr/local/server/src/function && grep -c ' /usr/local/server/src/function overlay ' /proc/mounts \
+                      && test ! -e new && echo changed > index.js && echo new > new && rm ca-certificates.crt && cat index.js";
+        let commands = format!("/v1/runtimes/{id}/commands");
+        let answer = node.api("POST", &commands, &json!({ "command": script }))?;
+        let output = answer.json()["output"].as_str().map(str::to_owned);
+        ensure!(
+            output.as_deref().map(str::trim) == Some("1\nchanged"),
+            "{}",
+            answer.text()
+        );
+    }
+    // Its log ends with it.
+    let log = thread::scope(|scope| {
+        let log = scope.spawn(|| logs(node, ids[0]));
+        ids.iter().try_for_each(|id| delete(node, id, 200))?;
+        log.join().expect("no panic")
+    })?;
+    ensure!(log.text().contains("already extracted"), "{}", log.text());
     Ok(())
 }

@@ -14,7 +14,8 @@ fn functions_of_other_languages_are_built_and_run() -> Result<()> {
         c23_to_26_a_static_site,
         c30_to_34_a_php_function,
         c50_to_55_a_site_that_is_rendered,
-        c79_a_custom_php_function,
+        c78_a_custom_php_function,
+        c79_a_custom_php_mock_function,
         c80_a_custom_node_function,
         c81_a_custom_python_function,
         c82_a_custom_ruby_function,
@@ -182,7 +183,19 @@ impl Custom {
     }
 }
 
-fn c79_a_custom_php_function(node: &Node) -> Result<()> {
+/// Its package comes from a repository in the archive, as the one upstream asks for is on the Internet.
+fn c78_a_custom_php_function(node: &Node) -> Result<()> {
+    let custom = Custom {
+        function: "php",
+        image: PHP,
+        entrypoint: "index.php",
+        build: "composer install",
+        todo: Some(("php", "todo.php")),
+    };
+    custom.check(node)
+}
+
+fn c79_a_custom_php_mock_function(node: &Node) -> Result<()> {
     let custom = Custom {
         function: "php-mock",
         image: PHP,

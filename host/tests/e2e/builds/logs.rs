@@ -74,7 +74,8 @@ fn check_steps(parts: &[Record]) -> Result<()> {
         // npm prints the command first, which has no escape yet; it may come in the same part.
         let is_it = |line: &str| line.contains(coloured) && line.contains("[0m");
         ensure!(
-            all.lines().any(|line| is_it(line) && !line.contains("echo -e")),
+            all.lines()
+                .any(|line| is_it(line) && !line.contains("echo -e")),
             "no {coloured}: {all}"
         );
     }

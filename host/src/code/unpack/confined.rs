@@ -17,10 +17,8 @@ use std::{
 use rustix::{fs::syncfs, process::Signal};
 use tokio::{io::AsyncReadExt as _, process::Command};
 
-use super::{
-    super::{blocking, error::chain},
-    Limits, UnpackError, restrict, unpack,
-};
+use super::{super::blocking, Limits, UnpackError, restrict, unpack};
+use crate::telemetry::chain;
 
 /// The hidden subcommand.
 pub const SUBCOMMAND: &str = "unpack-confined";
@@ -77,9 +75,13 @@ pub enum ConfinedError {
 impl Default for Unpacker {
     /// Children are the running program, even where its file was replaced since.
     fn default() -> Self {
+        #[cfg(not(test))]
+        let args = [SUBCOMMAND];
+        #[cfg(test)]
+        let args = tests::CHILD;
         Self {
             program: "/proc/self/exe".into(),
-            args: vec![SUBCOMMAND.into()],
+            args: args.map(Into::into).to_vec(),
         }
     }
 }
@@ -276,7 +278,7 @@ fn settle(mut half: Half, target: &Path) -> Result<(), ConfinedError> {
 }
 
 #[cfg(test)]
-pub(in crate::build) mod tests {
+mod tests {
     use super::{
         super::tests::{Item, gzip, tar},
         *,
@@ -284,18 +286,12 @@ pub(in crate::build) mod tests {
     use tar::EntryType;
 
     /// The child is this test program again, running the one test below.
-    pub(in crate::build) fn unpacker() -> Unpacker {
-        let args = [
-            "build::unpack::confined::tests::child_process",
-            "--exact",
-            "--ignored",
-            "--nocapture",
-        ];
-        Unpacker {
-            program: "/proc/self/exe".into(),
-            args: args.map(Into::into).to_vec(),
-        }
-    }
+    pub(super) const CHILD: [&str; 4] = [
+        "code::unpack::confined::tests::child_process",
+        "--exact",
+        "--ignored",
+        "--nocapture",
+    ];
 
     #[test]
     #[ignore = "a child process of the other tests"]
@@ -306,7 +302,9 @@ pub(in crate::build) mod tests {
     async fn unpack_items(items: &[Item<'_>], dir: &Path) -> Result<(), ConfinedError> {
         let archive = dir.join("archive");
         fs::write(&archive, gzip(&tar(items))).unwrap();
-        let outcome = unpacker().unpack(&archive, &dir.join("code")).await;
+        let outcome = Unpacker::default()
+            .unpack(&archive, &dir.join("code"))
+            .await;
         fs::remove_file(&archive).unwrap();
         outcome
     }
@@ -366,7 +364,7 @@ pub(in crate::build) mod tests {
         // Only this thread sees the file system, so the work must not go to another one.
         let (input, half) = prepare(archive.path(), &dir.path().join("code")).unwrap();
         let child = std::process::Command::new("/proc/self/exe")
-            .args(unpacker().args)
+            .args(Unpacker::default().args)
             .current_dir(half.path())
             .stdin(input)
             .output()
@@ -391,7 +389,7 @@ pub(in crate::build) mod tests {
             .map(|n| (EntryType::Regular, n.as_str(), "", b"".as_slice()))
             .collect();
         fs::write(&archive, tar(&items)).unwrap();
-        let (unpacker, target) = (unpacker(), dir.path().join("code"));
+        let (unpacker, target) = (Unpacker::default(), dir.path().join("code"));
         let work = unpacker.unpack(&archive, &target);
         let outcome = tokio::time::timeout(Duration::from_millis(60), work).await;
         assert!(outcome.is_err(), "it ended before it was given up");

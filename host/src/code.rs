@@ -12,11 +12,12 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use super::{
-    blocking,
-    unpack::confined::{ConfinedError, Unpacker},
-};
 use crate::{id::Digest, turns::Turns};
+
+pub mod unpack;
+
+use unpack::confined::{ConfinedError, Unpacker};
+pub use unpack::confined::{SUBCOMMAND, confined_main};
 
 /// The unpacked code of one node.
 #[derive(Debug)]
@@ -63,10 +64,6 @@ impl CodeCache {
     /// # Errors
     /// The folder cannot be made or read.
     pub fn new(state_dir: &Path) -> Result<Self, CodeError> {
-        Self::with(state_dir, Unpacker::default())
-    }
-
-    pub(super) fn with(state_dir: &Path, unpacker: Unpacker) -> Result<Self, CodeError> {
         let directory = state_dir.join("code");
         fs::create_dir_all(&directory).map_err(disk("make", &directory))?;
         for path in list(&directory)? {
@@ -76,7 +73,7 @@ impl CodeCache {
         }
         Ok(Self {
             directory,
-            unpacker,
+            unpacker: Unpacker::default(),
             turns: Turns::default(),
         })
     }
@@ -168,6 +165,12 @@ async fn exists(path: &Path) -> bool {
     tokio::fs::try_exists(path).await.unwrap_or(false)
 }
 
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work)
+        .await
+        .expect("file operations do not panic")
+}
+
 fn sum(path: &Path) -> Result<Digest, CodeError> {
     let mut sum = Sha256::new();
     let mut file = File::open(path).map_err(disk("read", path))?;
@@ -197,10 +200,7 @@ mod tests {
     use tar::EntryType;
 
     use super::{
-        super::unpack::{
-            confined::tests::unpacker,
-            tests::{gzip, tar},
-        },
+        unpack::tests::{gzip, tar},
         *,
     };
     use crate::storage::Storage;
@@ -214,7 +214,7 @@ mod tests {
     fn node() -> Node {
         let dir = tempfile::tempdir().unwrap();
         let storage = Storage::open(dir.path()).unwrap();
-        let cache = CodeCache::with(dir.path(), unpacker()).unwrap();
+        let cache = CodeCache::new(dir.path()).unwrap();
         Node {
             dir,
             storage,
@@ -277,7 +277,7 @@ mod tests {
         let path = node.cache.ensure(&digest, &artifact).await.unwrap();
         let half = path.with_extension("tmp-0123456789abcdef");
         fs::create_dir_all(half.join("a/b")).unwrap();
-        let again = CodeCache::with(node.dir.path(), unpacker()).unwrap();
+        let again = CodeCache::new(node.dir.path()).unwrap();
         assert_eq!(list(&again.directory).unwrap(), [path]);
     }
 }

@@ -21,7 +21,7 @@ mod header;
 mod restrict;
 mod stream;
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;
 mod tree;
 
 use header::{Entry, Kind, Next, Pending};

@@ -218,7 +218,7 @@ mod tests {
         fs::create_dir(&inside).unwrap();
         let child = process::Command::new("/proc/self/exe")
             .args([
-                "build::unpack::restrict::tests::child_process",
+                "code::unpack::restrict::tests::child_process",
                 "--exact",
                 "--ignored",
                 "--nocapture",

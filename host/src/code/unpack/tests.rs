@@ -15,7 +15,7 @@ use tar::{EntryType, Header};
 use super::*;
 
 /// One entry: its type, name, link target and data.
-pub(in crate::build) type Item<'a> = (EntryType, &'a str, &'a str, &'a [u8]);
+pub(crate) type Item<'a> = (EntryType, &'a str, &'a str, &'a [u8]);
 
 const FILE: EntryType = EntryType::Regular;
 const DIR: EntryType = EntryType::Directory;
@@ -39,7 +39,7 @@ fn put(bytes: &mut Vec<u8>, (kind, name, link, data): Item<'_>, size: u64, mode:
 }
 
 /// A tar archive of these entries.
-pub(in crate::build) fn tar(items: &[Item<'_>]) -> Vec<u8> {
+pub(crate) fn tar(items: &[Item<'_>]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for item in items {
         put(&mut bytes, *item, item.3.len() as u64, 0o644);
@@ -48,7 +48,7 @@ pub(in crate::build) fn tar(items: &[Item<'_>]) -> Vec<u8> {
     bytes
 }
 
-pub(in crate::build) fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
