@@ -21,6 +21,7 @@ mod deploy;
 mod doctor;
 mod functions;
 mod images;
+mod init;
 mod invoke;
 mod logs;
 mod node;
@@ -73,6 +74,8 @@ enum Command {
     Doctor,
     /// Pull, import, build, list and remove images.
     Images(images::Args),
+    /// Make a new function's folder, of its language's example.
+    Init(init::Args),
     /// Build a folder and serve it as a function.
     Deploy(deploy::Args),
     /// Send a request to a function.
@@ -140,6 +143,10 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
 
 fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
     match args.command {
+        Command::Init(args) => {
+            init::run(output, &args)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Command::Unpack => return Ok(code::confined_main()),
         Command::Man { folder } => {
             std::fs::create_dir_all(&folder)?;
@@ -216,7 +223,8 @@ async fn dispatch(command: Command, session: Session) -> anyhow::Result<ExitCode
         Command::Class(args) => class::run(&session, args).await?,
         Command::Reload => class::reload(&session).await?,
         Command::Rm(args) => functions::remove(&session, args).await?,
-        Command::Completions { .. }
+        Command::Init(_)
+        | Command::Completions { .. }
         | Command::Man { .. }
         | Command::Unpack
         | Command::MapIds { .. } => {}

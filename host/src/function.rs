@@ -15,6 +15,7 @@ use crate::{
 };
 
 pub mod catalog;
+pub mod examples;
 pub mod metadata;
 pub mod store;
 

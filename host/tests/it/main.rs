@@ -5,4 +5,5 @@
 mod architecture;
 mod builds;
 mod executor;
+mod init;
 mod settings;
