@@ -65,6 +65,7 @@ const RUBY: Language = Language::scripted("ruby", "tests.rb", "no-export.rb");
 const BUN: Language = Language::scripted("bun", "tests.ts", "no-export.ts");
 const DENO: Language = Language::scripted("deno", "tests.ts", "no-export.ts");
 const GO: Language = Language::compiled("go", "tests.go");
+const RUST: Language = Language::compiled("rust", "tests.rs");
 const STATIC: Language = Language {
     table: "static.json",
     no_export: None,
@@ -121,6 +122,7 @@ tests! {
     bun: BUN conforms survives_hostile_functions;
     deno: DENO conforms survives_hostile_functions;
     go: GO conforms survives_hostile_functions;
+    rust: RUST conforms survives_hostile_functions;
     static_site: STATIC conforms;
     rendered_site: ASTRO conforms;
 }
