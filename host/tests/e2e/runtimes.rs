@@ -66,6 +66,7 @@ const BUN: Language = Language::scripted("bun", "tests.ts", "no-export.ts");
 const DENO: Language = Language::scripted("deno", "tests.ts", "no-export.ts");
 const GO: Language = Language::compiled("go", "tests.go");
 const RUST: Language = Language::compiled("rust", "tests.rs");
+const JAVA: Language = Language::scripted("java", "Tests.java", "NoExport.java");
 const STATIC: Language = Language {
     table: "static.json",
     no_export: None,
@@ -123,6 +124,7 @@ tests! {
     deno: DENO conforms survives_hostile_functions;
     go: GO conforms survives_hostile_functions;
     rust: RUST conforms survives_hostile_functions;
+    java: JAVA conforms survives_hostile_functions;
     static_site: STATIC conforms;
     rendered_site: ASTRO conforms;
 }
