@@ -109,7 +109,7 @@ mod tests {
     fn every_language_of_the_catalogue_can_be_packed_and_deployed() {
         let dir = tempfile::tempdir().unwrap();
         for runtime in Catalog::load(None).unwrap().list() {
-            let folder = dir.path().join(&runtime.name.replace('.', "-"));
+            let folder = dir.path().join(runtime.name.replace('.', "-"));
             init(&runtime.name, &folder).unwrap();
             assert!(
                 folder.join(&runtime.entrypoint).is_file(),
