@@ -81,7 +81,7 @@ fn check_link(folder: &Path, path: &Path) -> anyhow::Result<()> {
 }
 
 /// Families of runtimes and the files that speak of them. The first that has one is meant: what is more particular comes first.
-const SIGNS: [(&str, &[&str]); 10] = [
+const SIGNS: [(&str, &[&str]); 11] = [
     ("bun", &["bun.lock", "bun.lockb", "bunfig.toml"]),
     ("deno", &["deno.json", "deno.jsonc", "deno.lock", "mod.ts"]),
     (
@@ -93,6 +93,7 @@ const SIGNS: [(&str, &[&str]); 10] = [
     ("ruby", &["Gemfile", "index.rb"]),
     ("go", &["go.mod", "main.go"]),
     ("rust", &["Cargo.toml", "main.rs"]),
+    ("cpp", &["index.cc"]),
     ("bun", &["index.ts"]),
     ("static", &["index.html"]),
 ];
@@ -201,6 +202,7 @@ mod tests {
         check("index.rb index.html", Some("ruby"));
         check("go.mod main.go index.html", Some("go"));
         check("Cargo.toml main.rs", Some("rust"));
+        check("CMakeLists.txt index.cc", Some("cpp"));
         check("index.ts", Some("bun"));
         check("index.html", Some("static"));
         check("README.md", None);

@@ -67,6 +67,7 @@ const DENO: Language = Language::scripted("deno", "tests.ts", "no-export.ts");
 const GO: Language = Language::compiled("go", "tests.go");
 const RUST: Language = Language::compiled("rust", "tests.rs");
 const JAVA: Language = Language::scripted("java", "Tests.java", "NoExport.java");
+const CPP: Language = Language::compiled("cpp", "tests.cc");
 const STATIC: Language = Language {
     table: "static.json",
     no_export: None,
@@ -125,6 +126,7 @@ tests! {
     go: GO conforms survives_hostile_functions;
     rust: RUST conforms survives_hostile_functions;
     java: JAVA conforms survives_hostile_functions;
+    cpp: CPP conforms survives_hostile_functions;
     static_site: STATIC conforms;
     rendered_site: ASTRO conforms;
 }

@@ -3,6 +3,7 @@
 
 use super::*;
 
+const CPP: &str = "openruntimes/cpp:v5-23";
 const PHP: &str = "openruntimes/php:v5-8.4";
 const PYTHON: &str = "openruntimes/python:v5-3.13";
 const RUBY: &str = "openruntimes/ruby:v5-3.3";
@@ -19,8 +20,10 @@ fn functions_of_other_languages_are_built_and_run() -> Result<()> {
         c80_a_custom_node_function,
         c81_a_custom_python_function,
         c82_a_custom_ruby_function,
+        c83_a_custom_cpp_function,
     ];
-    run_with(&["node", "php", "python", "ruby", "static"], cases)
+    let runtimes = ["cpp", "node", "php", "python", "ruby", "static"];
+    run_with(&runtimes, cases)
 }
 
 /// What the upstream suite starts with.
@@ -235,6 +238,17 @@ fn c82_a_custom_ruby_function(node: &Node) -> Result<()> {
         entrypoint: "index.rb",
         build: "",
         todo: Some(("ruby", "todo.rb")),
+    };
+    custom.check(node)
+}
+
+fn c83_a_custom_cpp_function(node: &Node) -> Result<()> {
+    let custom = Custom {
+        function: "cpp",
+        image: CPP,
+        entrypoint: "index.cc",
+        build: "",
+        todo: Some(("perl", "todo.pl")),
     };
     custom.check(node)
 }
