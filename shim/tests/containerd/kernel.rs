@@ -348,7 +348,7 @@ async fn limits_of_cgroups_are_the_same() {
         }),
         case(
             "cgroup memory limit kills",
-            "head -c 200m /dev/zero | tail; echo $?",
+            "head -c 200m /dev/zero | (echo 1000 >/proc/self/oom_score_adj; exec tail); echo $?",
             |s| {
                 resources(s, "memory", json!({ "limit": 16 << 20 }));
             },
