@@ -4,6 +4,7 @@ mkdir -p "$TELEMETRY_DIR" 2> /dev/null || true
 
 if [ -n "${OPEN_RUNTIMES_CODE_MOUNTED:-}" ]; then
     message "Code already extracted, skipping extraction."
+    metric extract "$EPOCHREALTIME"
 elif [ -e "$CODE_DIR/.extracted" ]; then
     message "Code already extracted, skipping extraction."
     began=$EPOCHREALTIME
