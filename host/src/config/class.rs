@@ -227,7 +227,7 @@ impl Default for Class {
             outbound: Outbound::Nat,
             root: Root::ReadOnly,
             scratch_mib: 64,
-            disk_mib: 4096,
+            disk_mib: 2048,
             pids_max: 512,
             cpu_weight: 100,
             cpu_max: None,

@@ -6,6 +6,7 @@ use opr_host::{
     adapter::{Adapter, Sandbox},
     id::ClassName,
 };
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use crate::node::{Node, exit_of, is_able, output_of, sandbox, tmp};
 
@@ -65,6 +66,41 @@ async fn a_root_on_disk_has_a_size_for_all_that_is_written() {
     let seen = output_of(&node, spec).await;
     assert_eq!(seen, "fits\nfull\nfits\nfull\n");
     assert!(!node.config.state_dir.join("sandboxes/fills").exists());
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_root_on_disk_waits_for_its_whole_size_while_others_have_theirs() {
+    if !is_able() {
+        return;
+    }
+    let node = Node::start_with(|config| {
+        let class = config.class.get_mut(&ClassName::try_new("build").unwrap());
+        class.unwrap().disk_mib = 96;
+    })
+    .await;
+    // There is enough for one of them, and beside it half of what is left is too little.
+    let disk = node.config.state_dir.join("sandboxes");
+    mount(
+        "opr-test",
+        &disk,
+        "tmpfs",
+        MountFlags::empty(),
+        c"size=224m,mode=0711",
+    )
+    .unwrap();
+    let [first, second] = ["first", "second"].map(|id| sandbox(id, "build", &["sleep", "1000"]));
+    node.adapter.create(first.clone()).await.unwrap();
+    let (adapter, spec) = (node.adapter.clone(), second.clone());
+    let mut waiting = tokio::spawn(async move { adapter.create(spec).await });
+    let early = tokio::time::timeout(Duration::from_millis(500), &mut waiting).await;
+    assert!(early.is_err(), "it took what was left");
+    node.adapter.delete(&first.id).await.unwrap();
+    waiting.await.unwrap().unwrap();
+    let image = fs::metadata(disk.join("second/image")).unwrap();
+    assert_eq!(image.len(), 96 << 20);
+    node.adapter.delete(&second.id).await.unwrap();
+    unmount(&disk, UnmountFlags::empty()).unwrap();
     node.end().await;
 }
 
