@@ -22,27 +22,38 @@ const BUSY_RETRIES: u32 = 50;
 pub(super) fn set_class(path: &str, class: &Class) -> io::Result<Vec<&'static str>> {
     let relative = path.trim_start_matches('/');
     let group = Cgroup::new(hierarchies::auto(), relative).map_err(io::Error::other)?;
-    let values = class::values(class, group.v2())?;
     let roots = mounts();
+    let find = |name: &str| {
+        let mut files = roots.iter().map(|root| root.join(relative).join(name));
+        files.find(|file| file.exists())
+    };
+    let read = |name: &str| find(name).and_then(|file| fs::read_to_string(file).ok());
+    let mut values = class::values(class, group.v2())?;
+    values.extend(class::io_values(&class.io_max, group.v2(), &|name| {
+        read(name).unwrap_or_default()
+    })?);
     let mut lacking = Vec::new();
-    for value in values {
-        let is_there = |file: &PathBuf| file.exists();
-        let files = value
-            .file
-            .map(|name| roots.iter().map(move |root| root.join(relative).join(name)));
-        let found = files.and_then(|mut files| files.find(is_there));
-        match found.map(|file| fs::write(file, &value.text)) {
-            Some(Ok(())) => {}
+    let mut refused = Vec::new();
+    for value in &values {
+        match value.file.and_then(find) {
+            Some(file) => refused.extend(
+                fs::write(&file, &value.text)
+                    .is_err()
+                    .then_some((file, value)),
+            ),
             // A default that cannot be set is there anyway.
-            Some(Err(_)) | None if !value.is_asked => {}
-            Some(Err(error)) => {
-                return Err(io::Error::new(
-                    error.kind(),
-                    format!("{} = {}: {error}", value.key, value.text),
-                ));
-            }
-            None if !lacking.contains(&value.key) => lacking.push(value.key),
+            None if value.is_asked && !lacking.contains(&value.key) => lacking.push(value.key),
             None => {}
+        }
+    }
+    // Limits that bound one another are refused until the other is set: memory and swap of version 1 are.
+    for (file, value) in refused {
+        match fs::write(file, &value.text) {
+            Err(error) if value.is_asked => {
+                let told = format!("{} = {}: {error}", value.key, value.text);
+                return Err(io::Error::new(error.kind(), told));
+            }
+            Ok(()) | Err(_) => {}
         }
     }
     for sandbox in children(path) {

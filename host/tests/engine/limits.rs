@@ -51,6 +51,48 @@ async fn limits_of_a_running_sandbox_change_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn limits_of_a_class_are_set_and_lifted_while_it_has_sandboxes() {
+    if !is_able() {
+        return;
+    }
+    let node = Node::start().await;
+    let server = sandbox("server", "function", &SERVER);
+    node.adapter.create(server.clone()).await.unwrap();
+    let mut disks = fs::read_dir("/sys/block").unwrap().flatten();
+    let disk = disks.find(|disk| disk.path().join("device").exists());
+    let disk = fs::read_to_string(disk.unwrap().path().join("dev")).unwrap();
+    let disk = disk.trim();
+    let check = |lines: &str, expected: &[&str]| {
+        let mut classes = (*node.adapter.classes().all()).clone();
+        let name = ClassName::try_new("function").unwrap();
+        classes.insert(name.clone(), toml::from_str(lines).unwrap());
+        node.adapter.set_classes(classes).unwrap();
+        let all = io_limits_of(&node.config, "function", disk);
+        assert_eq!(all, expected, "{lines}");
+        let (kernel, n_sandboxes) = node.adapter.class_values(&name);
+        assert_eq!(n_sandboxes, 1);
+        kernel
+    };
+    check(
+        &format!("'io.max' = ['{disk} rbps=1048576 wiops=70']"),
+        &["1048576", "70"],
+    );
+    check(&format!("'io.max' = ['{disk} wiops=50']"), &["50"]);
+    check("", &[]);
+    // Each bounds the other where the kernel counts memory with swap.
+    for mib in [512, 64, 256] {
+        let kernel = check(&format!("'memory.max' = {mib}\n'memory.swap.max' = 0"), &[]);
+        let most = kernel
+            .get("memory.max")
+            .or(kernel.get("memory.limit_in_bytes"));
+        assert_eq!(*most.unwrap(), (mib * MIB).to_string());
+    }
+    fetch(&node, &server.id).await;
+    node.adapter.delete(&server.id).await.unwrap();
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn want_of_memory_is_told_before_the_exit_and_the_last_words_are_there() {
     if !is_able() {
         return;
@@ -214,6 +256,29 @@ fn limits_of(config: &Config, group: &str) -> String {
     let cpu = read(&["cpu.max", "cpu.cfs_quota_us"]);
     let memory = read(&["memory.max", "memory.limit_in_bytes"]);
     format!("cpu {cpu} memory {memory}")
+}
+
+/// Each limit of a disk that a cgroup of the node has.
+fn io_limits_of(config: &Config, group: &str, disk: &str) -> Vec<String> {
+    let files = [
+        "io.max",
+        "blkio.throttle.read_bps_device",
+        "blkio.throttle.write_bps_device",
+        "blkio.throttle.read_iops_device",
+        "blkio.throttle.write_iops_device",
+    ];
+    let mut found = Vec::new();
+    for file in files {
+        let file = group_file(config, group, &[file]);
+        let text = file.map(|file| fs::read_to_string(file).unwrap());
+        let text = text.unwrap_or_default();
+        let mut lines = text.lines().map(str::split_whitespace);
+        let line = lines.find_map(|mut words| (words.next() == Some(disk)).then_some(words));
+        let values = line.into_iter().flatten();
+        let values = values.map(|word| word.split_once('=').map_or(word, |(_, value)| value));
+        found.extend(values.filter(|value| *value != "max").map(str::to_owned));
+    }
+    found
 }
 
 /// The first of these files that a cgroup of the node has.

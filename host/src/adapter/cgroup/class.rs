@@ -1,12 +1,13 @@
 //! A class's limits in the kernel's words.
 
-use std::io;
+use std::{collections::BTreeMap, io};
 
 use crate::config::{Class, IoMax};
 
 /// Microseconds; the kernel's own default.
 const PERIOD: u64 = 100_000;
 const MIB: u64 = 1024 * 1024;
+const IO_KEYS: [&str; 4] = ["rbps", "wbps", "riops", "wiops"];
 
 /// One limit of a class on its way to the kernel.
 #[derive(Debug, PartialEq, Eq)]
@@ -20,7 +21,7 @@ pub(super) struct Value {
     pub(super) is_asked: bool,
 }
 
-/// All limits of a class, for version 2 or 1.
+/// All limits of a class but those of disks, for version 2 or 1.
 ///
 /// Source: cgroup-v2.rst; sched-bwc.rst, cgroup-v1/memory.rst, cgroup-v1/blkio-controller.rst.
 pub(super) fn values(class: &Class, is_v2: bool) -> io::Result<Vec<Value>> {
@@ -56,7 +57,7 @@ pub(super) fn values(class: &Class, is_v2: bool) -> io::Result<Vec<Value>> {
         Some(memory) if !is_v2 => class.memory_swap_max_mib.map(|swap| swap + memory),
         _ => class.memory_swap_max_mib,
     };
-    let mut all = vec![
+    Ok(vec![
         value("cpu.weight", weight.to_string(), class.cpu_weight != 100),
         value("cpu.max", quota, class.cpu_max.is_some()),
         value(
@@ -76,31 +77,56 @@ pub(super) fn values(class: &Class, is_v2: bool) -> io::Result<Vec<Value>> {
         ),
         value("memory.swap.max", bytes(swap, none), swap.is_some()),
         value("io.weight", io_weight.to_string(), class.io_weight != 100),
-    ];
-    for limit in &class.io_max {
-        all.extend(io_values(limit, is_v2)?);
-    }
-    Ok(all)
+    ])
 }
 
+/// The limits of disks, and the end of those that the kernel has and the class no longer: `read` tells what is in a file.
 /// Version 2 has one line for a disk, version 1 a file for each kind of limit.
-fn io_values(limit: &IoMax, is_v2: bool) -> io::Result<Vec<Value>> {
-    let number = limit.number()?;
-    let value = |file, text| Value {
+///
+/// Source: cgroup-v2.rst, cgroup-v1/blkio-controller.rst.
+pub(super) fn io_values(
+    limits: &[IoMax],
+    is_v2: bool,
+    read: &dyn Fn(&str) -> String,
+) -> io::Result<Vec<Value>> {
+    let mut asked = BTreeMap::new();
+    for limit in limits {
+        asked.insert(limit.number()?, limit.limits());
+    }
+    let disks_of = |file| {
+        let text = read(file);
+        let numbers = text.lines().filter_map(|line| line.split(' ').next());
+        let mut disks: Vec<_> = numbers.map(str::to_owned).collect();
+        disks.retain(|disk| !asked.contains_key(disk));
+        disks.extend(asked.keys().cloned());
+        disks
+    };
+    let value = |file, disk: &str, text: String| Value {
         key: "io.max",
         file: Some(file),
-        text,
-        is_asked: true,
+        text: format!("{disk} {text}"),
+        is_asked: asked.contains_key(disk),
     };
-    let limits = limit.limits().iter();
+    let most = |disk: &str, key: &str, none: &str| {
+        let limit = asked.get(disk).and_then(|limits| limits.get(key));
+        limit.map_or(none.to_owned(), u64::to_string)
+    };
     if is_v2 {
-        let text: String = limits
-            .map(|(key, value)| format!(" {key}={value}"))
-            .collect();
-        return Ok(vec![value("io.max", number + &text)]);
+        let line = |disk: &String| {
+            let words = IO_KEYS.map(|key| format!("{key}={}", most(disk, key, "max")));
+            value("io.max", disk, words.join(" "))
+        };
+        return Ok(disks_of("io.max").iter().map(line).collect());
     }
-    Ok(limits
-        .map(|(key, most)| value(throttle(key), format!("{number} {most}")))
+    let of_key = |key| {
+        let file = throttle(key);
+        disks_of(file)
+            .into_iter()
+            .map(move |disk| (file, key, disk))
+    };
+    let each = IO_KEYS.into_iter().flat_map(of_key);
+    Ok(each
+        .map(|(file, key, disk)| value(file, &disk, most(&disk, key, "0")))
         .collect())
 }
 
@@ -146,7 +172,6 @@ mod tests {
             memory_max_mib: Some(64),
             memory_high_mib: Some(32),
             memory_swap_max_mib: Some(16),
-            io_max: vec!["8:0 rbps=100 wiops=7".parse().unwrap()],
             ..Class::default()
         };
         let asked = |values: Vec<Value>| {
@@ -163,7 +188,6 @@ mod tests {
                 "memory.max \"67108864\"",
                 "memory.high \"33554432\"",
                 "memory.swap.max \"16777216\"",
-                "io.max \"8:0 rbps=100 wiops=7\"",
             ]
         );
         assert_eq!(
@@ -174,10 +198,35 @@ mod tests {
                 "memory.limit_in_bytes \"67108864\"",
                 "- \"33554432\"",
                 "memory.memsw.limit_in_bytes \"83886080\"",
-                "blkio.throttle.read_bps_device \"8:0 100\"",
-                "blkio.throttle.write_iops_device \"8:0 7\"",
             ]
         );
         assert_eq!(asked(values(&Class::default(), true).unwrap()), [""; 0]);
+    }
+
+    #[test]
+    fn limits_of_disks_that_are_gone_are_lifted() {
+        let class = ["8:0 rbps=100 wiops=7".parse().unwrap()];
+        let told = |is_v2, kernel: &str| -> Vec<_> {
+            let values = io_values(&class, is_v2, &|_| kernel.to_owned()).unwrap();
+            let texts = values.into_iter().map(|value| (value.text, value.is_asked));
+            texts.collect()
+        };
+        let asked = ("8:0 rbps=100 wbps=max riops=max wiops=7".to_owned(), true);
+        let before =
+            "8:0 rbps=max wbps=5 riops=max wiops=max\n8:16 rbps=1 wbps=max riops=max wiops=max\n";
+        let gone = "8:16 rbps=max wbps=max riops=max wiops=max";
+        assert_eq!(
+            told(true, before),
+            [(gone.to_owned(), false), asked.clone()]
+        );
+        assert_eq!(told(true, ""), [asked]);
+        let old: Vec<_> = told(false, "8:16 5\n")
+            .into_iter()
+            .map(|(text, _)| text)
+            .collect();
+        let each = [
+            "8:16 0", "8:0 100", "8:16 0", "8:0 0", "8:16 0", "8:0 0", "8:16 0", "8:0 7",
+        ];
+        assert_eq!(old, each);
     }
 }
