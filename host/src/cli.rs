@@ -164,7 +164,7 @@ fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
     let file = args.config.or_else(|| {
         let own = user::Node::of_process().map(|own| own.file);
         let all = own.into_iter().chain([PathBuf::from(DEFAULT_FILE)]);
-        all.into_iter().find(|file| file.exists())
+        all.into_iter().find(|file| Config::exists(file))
     });
     let mut config = load(file.as_deref())?;
     // Now, as a process with threads may not move to another user namespace.

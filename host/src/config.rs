@@ -331,6 +331,11 @@ impl Config {
         Ok(config)
     }
 
+    /// Whether there are settings to read: `file` or a folder of its drop-ins.
+    pub fn exists(file: &Path) -> bool {
+        file.exists() || drop_ins(file).exists()
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         let wrong = |name: &str, value: String, accepted| {
             Err(ConfigError::Value {
@@ -395,9 +400,7 @@ fn files(file: Option<&Path>) -> Result<Vec<PathBuf>, ConfigError> {
     let Some(file) = file else {
         return Ok(Vec::new());
     };
-    let mut folder = file.as_os_str().to_owned();
-    folder.push(".d");
-    let folder = PathBuf::from(folder);
+    let folder = drop_ins(file);
     let entries = match std::fs::read_dir(&folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![file.into()]),
         entries => entries.and_then(|entries| entries.collect::<Result<Vec<_>, _>>()),
@@ -414,8 +417,18 @@ fn files(file: Option<&Path>) -> Result<Vec<PathBuf>, ConfigError> {
     };
     let mut dropped: Vec<_> = paths.filter(is_meant).collect();
     dropped.sort();
-    dropped.insert(0, file.into());
+    // They may be all that there is.
+    if dropped.is_empty() || file.exists() {
+        dropped.insert(0, file.into());
+    }
     Ok(dropped)
+}
+
+/// The folder of what is dropped in beside a file.
+fn drop_ins(file: &Path) -> PathBuf {
+    let mut folder = file.as_os_str().to_owned();
+    folder.push(".d");
+    folder.into()
 }
 
 /// What a file says, if each value in it is accepted.

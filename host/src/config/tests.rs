@@ -102,6 +102,14 @@ fn drop_ins_are_read_in_order_and_name_themselves_when_wrong() {
         told.contains("opr.toml.d/30.toml, line 3: 20000 is not from 1 to 10000"),
         "{told}"
     );
+    std::fs::remove_file(folder.join("30.toml")).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    assert!(Config::exists(&file));
+    let class = &load().unwrap().class[&ClassName::try_new("a").unwrap()];
+    assert_eq!(class.cpu_weight, 20);
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(!Config::exists(&file));
+    load().unwrap_err();
 }
 
 #[test]
