@@ -4,6 +4,7 @@
 //! bundle of certificate authorities (secret `ca-certificates`), apt's proxies and checks, and the
 //! proxy variables. None of their content stays in the image.
 
+pub mod inputs;
 pub(crate) mod process;
 mod tool;
 
@@ -11,12 +12,13 @@ use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 pub use tool::Tool;
 
 use crate::{
-    Image, Images, ImportError, Reference,
+    Image, Images, ImportError, Reference, StoreError,
     base::{self, BaseError},
     progress::Progress,
 };
@@ -72,6 +74,9 @@ pub enum BuildError {
     /// The built image cannot be imported.
     #[error("cannot import what was built")]
     Import(#[from] ImportError),
+    /// containerd does not tell whether the image is there.
+    #[error("cannot look for the image")]
+    Look(#[from] StoreError),
 }
 
 /// A builder and where it keeps its images.
@@ -80,6 +85,8 @@ pub struct Builder {
     pub(crate) tool: Tool,
     root: Option<PathBuf>,
     pub(crate) cache_dir: PathBuf,
+    /// Builds at the same time have one base, and make it once.
+    base: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Builder {
@@ -105,6 +112,7 @@ impl Builder {
             tool,
             root: None,
             cache_dir: cache_dir.to_owned(),
+            base: Arc::default(),
         }
     }
 
@@ -138,6 +146,16 @@ impl Builder {
         .await
     }
 
+    async fn ensure_base(
+        &self,
+        context: &BuildContext,
+        progress: &dyn Progress,
+    ) -> Result<(), BuildError> {
+        let _turn = self.base.lock().await;
+        let ensured = base::ensure(self, context, progress).await;
+        Ok(ensured.map_err(Box::new)?)
+    }
+
     /// Whether the tool's storage has an image of that name.
     pub(crate) async fn has(&self, name: &str) -> bool {
         let storage = self.tool.storage(self.root.as_deref());
@@ -150,6 +168,16 @@ impl Builder {
 }
 
 impl Images {
+    /// The image, if it is here and was built of what the context has now.
+    ///
+    /// # Errors
+    /// When a file of the context cannot be read, or containerd fails.
+    pub async fn built(&self, context: &BuildContext) -> Result<Option<Image>, BuildError> {
+        let inputs = context.inputs()?;
+        let image = self.get(&context.tag).await?;
+        Ok(image.filter(|image| image.config.labels.get(inputs::LABEL) == Some(&inputs)))
+    }
+
     /// Builds the image and imports it.
     ///
     /// # Errors
@@ -178,9 +206,9 @@ pub async fn build(
     context: &BuildContext,
     progress: &dyn Progress,
 ) -> Result<tempfile::TempPath, BuildError> {
-    base::ensure(builder, context, progress)
-        .await
-        .map_err(Box::new)?;
+    // Before the build: what changes meanwhile is not in the image, or it is built again.
+    let inputs = context.inputs()?;
+    builder.ensure_base(context, progress).await?;
     let file = |source| BuildError::File {
         path: std::env::temp_dir(),
         source,
@@ -197,9 +225,9 @@ pub async fn build(
         apt: (!settings.is_empty()).then_some(apt),
         proxies: proxies(|name| std::env::var(name).ok()),
     };
-    builder
-        .run(builder.tool.build(context, &surroundings), progress)
-        .await?;
+    let label = (inputs::LABEL, &*inputs);
+    let arguments = builder.tool.build(context, label, &surroundings);
+    builder.run(arguments, progress).await?;
     let archive = tempfile::Builder::new()
         .prefix("opr-build-")
         .suffix(".tar")

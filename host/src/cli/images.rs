@@ -2,15 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use opr_images::{
-    Credentials, Image, Images, LayerState, Progress, Reference,
-    build::{self, BuildContext, Builder},
-};
+use opr_images::{Credentials, Image, Images, LayerState, Progress, Reference};
 
 use super::{
     Session,
@@ -19,8 +16,8 @@ use super::{
 };
 use crate::{api::node::wire::InstanceEntry, config::env, function::Catalog};
 
-/// The argument of a runtime's Dockerfile that says which version is built.
-const VERSION: &str = "VERSION";
+mod all;
+mod build;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -52,8 +49,8 @@ enum Command {
         #[arg(long)]
         name: Option<Reference>,
     },
-    /// Build a Dockerfile and import the result.
-    Build(BuildArgs),
+    /// Build a Dockerfile, or those of all runtimes, and import what came of it.
+    Build(build::Args),
     /// Show all that is known of an image.
     Inspect {
         /// Which.
@@ -67,24 +64,6 @@ enum Command {
     },
     /// Remove images that no instance and no runtime uses.
     Prune,
-}
-
-#[derive(Debug, clap::Args)]
-struct BuildArgs {
-    /// A folder with a Dockerfile. Below a folder with `catalog.toml`, that one is the context.
-    folder: PathBuf,
-    /// Its name [default: the catalogue's].
-    #[arg(long)]
-    tag: Option<Reference>,
-    /// Its version, of those in the catalogue; the Dockerfile's argument VERSION [default: the first].
-    #[arg(long)]
-    version: Option<String>,
-    /// An argument of the Dockerfile; may be repeated.
-    #[arg(long, value_name = "NAME=VALUE")]
-    build_arg: Vec<String>,
-    /// Write an OCI archive instead of importing it: no node is needed.
-    #[arg(long, value_name = "ARCHIVE")]
-    output: Option<PathBuf>,
 }
 
 pub(super) async fn run(session: &Session, args: Args) -> anyhow::Result<()> {
@@ -110,7 +89,7 @@ pub(super) async fn run(session: &Session, args: Args) -> anyhow::Result<()> {
             show(session, &imported);
             Ok(())
         }
-        Command::Build(args) => build(session, args).await,
+        Command::Build(args) => build::run(session, args).await,
         Command::Inspect { image } => inspect(session, &image).await,
         Command::Rm { images: names } => {
             let images = connect(session).await?;
@@ -218,88 +197,6 @@ async fn prune(session: &Session) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn build(session: &Session, args: BuildArgs) -> anyhow::Result<()> {
-    let context = context(&args)?;
-    let cache = cache_dir()?;
-    let builder = Builder::find(&cache).await?;
-    session.output.note(&format!(
-        "building {} with {}",
-        context.tag,
-        builder.tool().program()
-    ));
-    let progress = bars(session);
-    if let Some(output) = args.output {
-        let archive = build::build(&builder, &context, &progress).await?;
-        std::fs::copy(&archive, &output)
-            .with_context(|| format!("cannot write {}", output.display()))?;
-        let written = serde_json::json!({ "archive": output });
-        session
-            .output
-            .result(&written, |_| format!("{}\n", output.display()));
-        return Ok(());
-    }
-    let images = connect(session).await?;
-    let image = images.build(&builder, &context, &progress).await?;
-    show(session, &[image]);
-    Ok(())
-}
-
-/// A runtime's folder stands below the catalogue, and shares what stands beside it.
-fn context(args: &BuildArgs) -> anyhow::Result<BuildContext> {
-    let folder = args.folder.canonicalize();
-    let folder = folder.with_context(|| format!("cannot read {}", args.folder.display()))?;
-    let dockerfile = folder.join("Dockerfile");
-    if !dockerfile.is_file() {
-        bail!("{} has no Dockerfile", folder.display());
-    }
-    let mut build_args = BTreeMap::new();
-    for arg in &args.build_arg {
-        let pair = arg.split_once('=');
-        let (name, value) = pair.with_context(|| format!("{arg:?} is not NAME=VALUE"))?;
-        build_args.insert(name.to_owned(), value.to_owned());
-    }
-    if let Some(version) = &args.version {
-        let argument = build_args.entry(VERSION.to_owned());
-        argument.or_insert_with(|| version.clone());
-    }
-    let catalog = folder.parent().map(|parent| parent.join("catalog.toml"));
-    let catalog = catalog.filter(|file| file.is_file());
-    let tag = match (&args.tag, &catalog) {
-        (Some(tag), _) => tag.clone(),
-        (None, Some(catalog)) => tag(catalog, &folder, args.version.as_deref())?,
-        (None, None) => bail!("give the image a name with --tag"),
-    };
-    let context_dir = match catalog {
-        Some(catalog) => catalog.parent().unwrap_or(&folder).to_owned(),
-        None => folder,
-    };
-    Ok(BuildContext {
-        dockerfile,
-        context_dir,
-        tag,
-        build_args,
-    })
-}
-
-/// The name that the catalogue gives to the runtime in `folder`.
-fn tag(catalog: &Path, folder: &Path, version: Option<&str>) -> anyhow::Result<Reference> {
-    let family = folder.file_name().unwrap_or_default().to_string_lossy();
-    let name = match version {
-        Some(version) => format!("{family}-{version}"),
-        None => family.into_owned(),
-    };
-    Ok(Catalog::load(Some(catalog))?.find(&name)?.image.clone())
-}
-
-/// Where downloads for builds are kept.
-fn cache_dir() -> anyhow::Result<PathBuf> {
-    let given = std::env::var_os(env::CACHE_DIR).map(PathBuf::from);
-    let home = || std::env::home_dir().map(|home| home.join(".cache/opr"));
-    let dir = given.or_else(home).context("HOME is not set")?;
-    std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    Ok(dir)
-}
-
 /// One bar a layer, and the lines of a build above them.
 #[derive(Debug)]
 struct Bars {
@@ -348,61 +245,5 @@ impl Progress for Bars {
         if self.has_lines {
             self.bars.suspend(|| eprintln!("{text}"));
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_runtimes_folder_is_built_in_its_parent_under_the_catalogues_name() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtimes/node");
-        let args = BuildArgs {
-            folder: folder.clone(),
-            tag: None,
-            version: None,
-            build_arg: vec!["A=b".into()],
-            output: None,
-        };
-        let context = context(&args).unwrap();
-        assert_eq!(context.tag.to_string(), "docker.io/openruntimes/node:v5-22");
-        assert!(context.context_dir.ends_with("runtimes"));
-        assert_eq!(context.build_args["A"], "b");
-        assert_eq!(context.build_args.get("VERSION"), None);
-    }
-
-    #[test]
-    fn another_version_is_built_as_that_one() {
-        let args = BuildArgs {
-            folder: Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtimes/php"),
-            tag: None,
-            version: Some("8.2".into()),
-            build_arg: vec![],
-            output: None,
-        };
-        let context = context(&args).unwrap();
-        assert_eq!(context.tag.to_string(), "docker.io/openruntimes/php:v5-8.2");
-        assert_eq!(context.build_args["VERSION"], "8.2");
-    }
-
-    #[test]
-    fn a_folder_without_a_dockerfile_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let args = BuildArgs {
-            folder: dir.path().into(),
-            tag: None,
-            version: None,
-            build_arg: vec![],
-            output: None,
-        };
-        assert!(
-            context(&args)
-                .unwrap_err()
-                .to_string()
-                .contains("has no Dockerfile")
-        );
-        std::fs::write(dir.path().join("Dockerfile"), "FROM scratch").unwrap();
-        assert!(context(&args).unwrap_err().to_string().contains("--tag"));
     }
 }

@@ -177,6 +177,14 @@ impl Catalog {
     }
 }
 
+impl Runtime {
+    /// Its version, as in `22`.
+    pub fn version(&self) -> &str {
+        let version = self.name.strip_prefix(&self.family);
+        version.unwrap_or_default().trim_start_matches('-')
+    }
+}
+
 impl Entry {
     /// One runtime for each version.
     fn expand(self) -> Result<Vec<Runtime>, CatalogError> {
@@ -273,6 +281,7 @@ start = ["node", "/opt/{version}/server.js"]
             "docker.io/openruntimes/node-ml:v5-1"
         );
         assert_eq!(runtime.start, ["node", "/opt/1/server.js"]);
+        assert_eq!(runtime.version(), "1");
     }
 
     #[test]

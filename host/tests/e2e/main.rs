@@ -9,6 +9,7 @@ mod direct;
 mod executor_api;
 mod functions;
 mod hostile;
+mod images;
 mod leaks;
 mod load;
 mod node;

@@ -64,7 +64,12 @@ impl Tool {
     /// Builds an image.
     ///
     /// In chroot isolation no runtime is needed, and the step's network is the machine's.
-    pub(super) fn build(self, context: &BuildContext, around: &Surroundings) -> Vec<String> {
+    pub(super) fn build(
+        self,
+        context: &BuildContext,
+        (label, value): (&str, &str),
+        around: &Surroundings,
+    ) -> Vec<String> {
         let tag = context.tag.to_string();
         let mut arguments = words(["build", "--file", text(&context.dockerfile), "--tag", &tag]);
         match self {
@@ -81,6 +86,7 @@ impl Tool {
             Self::Docker => arguments.extend(words(["--network", "host", "--progress", "plain"])),
             Self::Nerdctl => arguments.extend(words(["--progress", "plain"])),
         }
+        arguments.push(format!("--label={label}={value}"));
         if let Some(bundle) = &around.certificates {
             arguments.push(format!(
                 "--secret=id=ca-certificates,src={}",
@@ -175,7 +181,7 @@ mod tests {
         let name = context.tag.to_string();
         let storage = tool.storage(Some(Path::new("/root")));
         let calls = [
-            [storage, tool.build(&context, &around)].concat(),
+            [storage, tool.build(&context, ("made-of", "x"), &around)].concat(),
             tool.export(&name, Path::new("/out.tar")),
             tool.inspect(&name),
             tool.load(Path::new("/in.tar")),
@@ -189,38 +195,38 @@ mod tests {
         check(
             Tool::Buildah,
             &expect![[r#"
-            buildah --root /root --runroot /root/run build --file runtimes/node/Dockerfile --tag docker.io/openruntimes/node:v5-22 --isolation chroot --network host --format oci --layers --pull=false --secret=id=ca-certificates,src=/ca.crt --volume=/apt.conf:/etc/apt/apt.conf.d/99-from-the-builder:ro --build-arg=VERSION=22 --build-arg=no_proxy=a runtimes
-            buildah push docker.io/openruntimes/node:v5-22 oci-archive:/out.tar:docker.io/openruntimes/node:v5-22
-            buildah inspect --type image docker.io/openruntimes/node:v5-22
-            buildah pull docker-archive:/in.tar
-        "#]],
+                buildah --root /root --runroot /root/run build --file runtimes/node/Dockerfile --tag docker.io/openruntimes/node:v5-22 --isolation chroot --network host --format oci --layers --pull=false --label=made-of=x --secret=id=ca-certificates,src=/ca.crt --volume=/apt.conf:/etc/apt/apt.conf.d/99-from-the-builder:ro --build-arg=VERSION=22 --build-arg=no_proxy=a runtimes
+                buildah push docker.io/openruntimes/node:v5-22 oci-archive:/out.tar:docker.io/openruntimes/node:v5-22
+                buildah inspect --type image docker.io/openruntimes/node:v5-22
+                buildah pull docker-archive:/in.tar
+            "#]],
         );
         check(
             Tool::Podman,
             &expect![[r#"
-            podman --root /root --runroot /root/run build --file runtimes/node/Dockerfile --tag docker.io/openruntimes/node:v5-22 --isolation chroot --network host --format oci --layers --pull=false --secret=id=ca-certificates,src=/ca.crt --volume=/apt.conf:/etc/apt/apt.conf.d/99-from-the-builder:ro --build-arg=VERSION=22 --build-arg=no_proxy=a runtimes
-            podman save --format oci-archive --output /out.tar docker.io/openruntimes/node:v5-22
-            podman image inspect docker.io/openruntimes/node:v5-22
-            podman load --input /in.tar
-        "#]],
+                podman --root /root --runroot /root/run build --file runtimes/node/Dockerfile --tag docker.io/openruntimes/node:v5-22 --isolation chroot --network host --format oci --layers --pull=false --label=made-of=x --secret=id=ca-certificates,src=/ca.crt --volume=/apt.conf:/etc/apt/apt.conf.d/99-from-the-builder:ro --build-arg=VERSION=22 --build-arg=no_proxy=a runtimes
+                podman save --format oci-archive --output /out.tar docker.io/openruntimes/node:v5-22
+                podman image inspect docker.io/openruntimes/node:v5-22
+                podman load --input /in.tar
+            "#]],
         );
         check(
             Tool::Docker,
             &expect![[r#"
-            docker build --file runtimes/node/Dockerfile --tag docker.io/openruntimes/node:v5-22 --network host --progress plain --secret=id=ca-certificates,src=/ca.crt --build-arg=VERSION=22 --build-arg=no_proxy=a runtimes
-            docker save --output /out.tar docker.io/openruntimes/node:v5-22
-            docker image inspect docker.io/openruntimes/node:v5-22
-            docker load --input /in.tar
-        "#]],
+                docker build --file runtimes/node/Dockerfile --tag docker.io/openruntimes/node:v5-22 --network host --progress plain --label=made-of=x --secret=id=ca-certificates,src=/ca.crt --build-arg=VERSION=22 --build-arg=no_proxy=a runtimes
+                docker save --output /out.tar docker.io/openruntimes/node:v5-22
+                docker image inspect docker.io/openruntimes/node:v5-22
+                docker load --input /in.tar
+            "#]],
         );
         check(
             Tool::Nerdctl,
             &expect![[r#"
-            nerdctl build --file runtimes/node/Dockerfile --tag docker.io/openruntimes/node:v5-22 --progress plain --secret=id=ca-certificates,src=/ca.crt --build-arg=VERSION=22 --build-arg=no_proxy=a runtimes
-            nerdctl save --output /out.tar docker.io/openruntimes/node:v5-22
-            nerdctl image inspect docker.io/openruntimes/node:v5-22
-            nerdctl load --input /in.tar
-        "#]],
+                nerdctl build --file runtimes/node/Dockerfile --tag docker.io/openruntimes/node:v5-22 --progress plain --label=made-of=x --secret=id=ca-certificates,src=/ca.crt --build-arg=VERSION=22 --build-arg=no_proxy=a runtimes
+                nerdctl save --output /out.tar docker.io/openruntimes/node:v5-22
+                nerdctl image inspect docker.io/openruntimes/node:v5-22
+                nerdctl load --input /in.tar
+            "#]],
         );
     }
 }
