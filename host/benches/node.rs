@@ -1,4 +1,5 @@
 //! `scripts/bench cold|warm [--json] [-n N]`: this node beside its peers, in one run on one machine.
+//! `scripts/bench runtimes [LANG...] [--json] [-n N]`: what each language costs on it.
 
 #[path = "../tests/e2e/node.rs"]
 #[allow(dead_code, reason = "the tests use the rest of it")]
@@ -8,6 +9,8 @@ mod node;
 mod docker;
 #[path = "node/load.rs"]
 mod load;
+#[path = "node/runtimes.rs"]
+mod runtimes;
 
 use std::{
     fs,
@@ -63,10 +66,19 @@ fn main() -> Result<()> {
         .filter(|arg| arg != "--bench")
         .collect();
     let as_json = args.iter().any(|arg| arg == "--json");
-    let n = match args.iter().position(|arg| arg == "-n") {
+    let at = args.iter().position(|arg| arg == "-n");
+    let n = match at {
         Some(at) => args.get(at + 1).context("-n takes a number")?.parse()?,
         None => 15,
     };
+    ensure!(n > 0, "-n takes a number above 0");
+    if args.first().is_some_and(|arg| arg == "runtimes") {
+        let is_value = |index: usize| at.is_some_and(|at| index == at + 1);
+        let words = args.iter().enumerate().skip(1);
+        let words = words.filter(|(index, arg)| !arg.starts_with('-') && !is_value(*index));
+        let languages: Vec<_> = words.map(|(_, arg)| arg.as_str()).collect();
+        return runtimes::run(&languages, n, as_json);
+    }
     if !as_json {
         println!(
             "{:<44} {:>10} {:>10} {:<6} {:>7} {:>6}",
@@ -76,7 +88,7 @@ fn main() -> Result<()> {
     let rows = match args.first().map(String::as_str) {
         Some("cold") => cold(n)?,
         Some("warm") => warm(n)?,
-        _ => anyhow::bail!("usage: scripts/bench cold|warm [--json] [-n N]"),
+        _ => anyhow::bail!("usage: scripts/bench cold|warm|runtimes [--json] [-n N]"),
     };
     for row in rows {
         row.print(as_json);

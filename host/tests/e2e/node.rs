@@ -17,7 +17,7 @@ pub(crate) use image::runtime_archive;
 use number::Number;
 
 #[path = "../support/image.rs"]
-mod image;
+pub(crate) mod image;
 #[path = "../support/number.rs"]
 mod number;
 

@@ -5,19 +5,41 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
 };
 
-use anyhow::{Result, ensure};
-use opr_host::function::Catalog;
+use anyhow::{Context, Result, ensure};
+use opr_host::function::{Catalog, Runtime};
 use opr_images::build::BuildContext;
 
 /// The archive of a runtime's image, built once per content of its sources and kept in the cache folder.
 pub(crate) fn runtime_archive(runtime: &str) -> Result<PathBuf> {
-    let runtimes = Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtimes");
-    let known = Catalog::load(Some(&runtimes.join("catalog.toml")))?.find(runtime)?;
+    let archive = archive_path(runtime)?;
+    if !archive.exists() {
+        let known = find(runtime)?;
+        fs::create_dir_all(archive.parent().context("a folder")?)?;
+        let unfinished = archive.with_extension("unfinished");
+        let output = Command::new(env!("CARGO_BIN_EXE_opr"))
+            .args(["images", "build", "--version", known.version(), "--output"])
+            .arg(&unfinished)
+            .arg(folder().join(&known.family))
+            .output()?;
+        ensure!(
+            output.status.success(),
+            "cannot build the image: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        fs::rename(unfinished, &archive)?;
+    }
+    Ok(archive)
+}
+
+/// Where the archive is, once it has been built of what the sources are now.
+pub(crate) fn archive_path(runtime: &str) -> Result<PathBuf> {
+    let known = find(runtime)?;
     let context = BuildContext {
-        dockerfile: runtimes.join(&known.family).join("Dockerfile"),
-        context_dir: runtimes.clone(),
+        dockerfile: folder().join(&known.family).join("Dockerfile"),
+        context_dir: folder(),
         tag: known.image.clone(),
         build_args: BTreeMap::from([("VERSION".to_owned(), known.version().to_owned())]),
     };
@@ -29,21 +51,14 @@ pub(crate) fn runtime_archive(runtime: &str) -> Result<PathBuf> {
     );
     // The archive says its image's name.
     let name = known.image.to_string().replace(['/', ':'], "-");
-    let archive = cache.join(format!("images/{name}-{key}.oci.tar"));
-    if !archive.exists() {
-        fs::create_dir_all(cache.join("images"))?;
-        let unfinished = archive.with_extension("unfinished");
-        let output = Command::new(env!("CARGO_BIN_EXE_opr"))
-            .args(["images", "build", "--version", known.version(), "--output"])
-            .arg(&unfinished)
-            .arg(runtimes.join(&known.family))
-            .output()?;
-        ensure!(
-            output.status.success(),
-            "cannot build the image: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        fs::rename(unfinished, &archive)?;
-    }
-    Ok(archive)
+    Ok(cache.join(format!("images/{name}-{key}.oci.tar")))
+}
+
+fn find(runtime: &str) -> Result<Arc<Runtime>> {
+    let catalog = Catalog::load(Some(&folder().join("catalog.toml")))?;
+    Ok(catalog.find(runtime)?)
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtimes")
 }
