@@ -81,7 +81,7 @@ fn check_link(folder: &Path, path: &Path) -> anyhow::Result<()> {
 }
 
 /// Families of runtimes and the files that speak of them. The first that has one is meant: what is more particular comes first.
-const SIGNS: [(&str, &[&str]); 11] = [
+const SIGNS: [(&str, &[&str]); 12] = [
     ("bun", &["bun.lock", "bun.lockb", "bunfig.toml"]),
     ("deno", &["deno.json", "deno.jsonc", "deno.lock", "mod.ts"]),
     (
@@ -94,6 +94,7 @@ const SIGNS: [(&str, &[&str]); 11] = [
     ("go", &["go.mod", "main.go"]),
     ("rust", &["Cargo.toml", "main.rs"]),
     ("cpp", &["index.cc"]),
+    ("swift", &["Package.swift", "Index.swift"]),
     ("bun", &["index.ts"]),
     ("static", &["index.html"]),
 ];
@@ -203,6 +204,7 @@ mod tests {
         check("go.mod main.go index.html", Some("go"));
         check("Cargo.toml main.rs", Some("rust"));
         check("CMakeLists.txt index.cc", Some("cpp"));
+        check("Index.swift", Some("swift"));
         check("index.ts", Some("bun"));
         check("index.html", Some("static"));
         check("README.md", None);

@@ -68,6 +68,7 @@ const GO: Language = Language::compiled("go", "tests.go");
 const RUST: Language = Language::compiled("rust", "tests.rs");
 const JAVA: Language = Language::scripted("java", "Tests.java", "NoExport.java");
 const CPP: Language = Language::compiled("cpp", "tests.cc");
+const SWIFT: Language = Language::compiled("swift", "Tests.swift");
 const STATIC: Language = Language {
     table: "static.json",
     no_export: None,
@@ -127,6 +128,7 @@ tests! {
     rust: RUST conforms survives_hostile_functions;
     java: JAVA conforms survives_hostile_functions;
     cpp: CPP conforms survives_hostile_functions;
+    swift: SWIFT conforms survives_hostile_functions;
     static_site: STATIC conforms;
     rendered_site: ASTRO conforms;
 }
