@@ -79,11 +79,14 @@ impl TestImage {
             .map(|(i, tar)| compressed(tar, i))
             .collect();
         let diff_ids: Vec<String> = tars.iter().map(|tar| digest(tar)).collect();
+        // A builder that takes more than one step on an image goes by it.
+        let history = vec![json!({"created_by": "a test"}); diff_ids.len()];
         let config = json!({
             "architecture": architecture(), "os": "linux", "created": "2026-01-02T03:04:05Z",
             "config": {"Env": ["PATH=/bin", "A=b"], "Entrypoint": ["/bin/run"], "Cmd": ["x"],
                 "WorkingDir": "/work", "User": "7:8", "Labels": {"k": "v"}, "StopSignal": "SIGINT"},
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
+            "history": history,
         });
         let kind = "application/vnd.oci.image.config.v1+json";
         let config = Blob::new(config.to_string().into_bytes(), kind);
