@@ -16,9 +16,11 @@ use class::default_classes;
 
 pub mod env;
 
+mod admission;
 mod class;
 mod device;
 
+pub use admission::{Admission, Budget, Percent, Thresholds};
 pub use class::{Class, Classes, IoMax, OWN_RUNTIME, Outbound, Root};
 pub use device::{Device, DsnError, S3};
 
@@ -47,6 +49,8 @@ pub struct Config {
     pub containerd: Containerd,
     /// The executor.
     pub executor: Executor,
+    /// When a new instance may be made.
+    pub admission: Admission,
     /// Where sources and artifacts are that clients of the executor API name.
     pub storage: Storage,
     /// What is pulled at the start.
@@ -211,6 +215,7 @@ impl Default for Config {
             log: "info".into(),
             containerd: Containerd::default(),
             executor: Executor::default(),
+            admission: Admission::default(),
             storage: Storage::default(),
             pull: Pull::default(),
             registry: BTreeMap::new(),
@@ -391,7 +396,9 @@ impl Config {
         for login in shown.registry.values_mut() {
             login.password = "***".into();
         }
-        toml::to_string(&shown).expect("settings are plain tables")
+        // As a table first: a structure's names are not quoted in the headers of its tables, as of toml 0.9.12.
+        let shown = toml::Table::try_from(&shown).expect("settings are plain tables");
+        toml::to_string(&shown).expect("a table")
     }
 }
 

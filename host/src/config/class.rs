@@ -280,7 +280,7 @@ fn weight<'de, D: Deserializer<'de>>(value: D) -> Result<u64, D::Error> {
     }
 }
 
-fn at_least_one<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default + PartialEq>(
+pub(super) fn at_least_one<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default + PartialEq>(
     value: D,
 ) -> Result<T, D::Error> {
     let number = T::deserialize(value)?;

@@ -58,6 +58,27 @@ fn a_wrong_value_names_itself_and_what_is_accepted() {
     check("[class.a]\n'io.max' = ['8:0 speed=1']", "is not as in");
     check("[class.a]\n'memory.min' = -1", "line 2: invalid value");
     check("state_dir = 'here'", "must be an absolute path");
+    let budget =
+        "expected MiB, 1 or more, or a share of the machine's memory from \"1%\" to \"1000%\"";
+    for wrong in ["0", "-1", "true", "'75'", "'0%'", "'much%'", "'NaN%'"] {
+        let text = format!("[admission]\n'memory.budget' = {wrong}");
+        check(&text, "line 2: invalid ");
+        check(&text, budget);
+    }
+    for wrong in ["0", "-0.1", "100.5", "nan"] {
+        let text = format!("[admission]\n\n'cpu.pressure' = {{ some = 5, full = {wrong} }}");
+        check(&text, "line 3: ");
+        check(&text, "is no percentage: more than 0, 100 at most");
+    }
+    check(
+        "[admission]\n'io.pressure' = { most = 1 }",
+        "unknown field `most`, expected `some` or `full`",
+    );
+    check("[admission]\nqueue = 0", "line 2: 0 is not 1 or more");
+    check(
+        "[admission]\npressure_dir = 'here'",
+        "line 2: here is no absolute path",
+    );
     check(
         "[class.a]\noutbound = 'all'",
         "expected one of `none`, `nat`, `host`",
@@ -72,6 +93,35 @@ fn a_file_changes_what_it_says_of_a_class_and_leaves_the_rest() {
         (build.cpu_weight, build.root, build.pids_max),
         (50, Root::Disk, 4096)
     );
+}
+
+#[test]
+fn a_budget_is_mib_or_a_share_of_the_machine() {
+    let admission = |text: &str| {
+        let config = load(&format!("[admission]\n{text}"), &[]).unwrap();
+        // What is shown can be read again.
+        let again = load(&config.masked(), &[]).unwrap();
+        assert_eq!(again.admission, config.admission);
+        config.admission
+    };
+    let bytes = |text: &str| {
+        let budget = admission(&format!("'memory.budget' = {text}")).memory_budget;
+        budget.unwrap().bytes(8 << 30)
+    };
+    assert_eq!(bytes("512"), 512 << 20);
+    assert_eq!(bytes("'75%'"), 6 << 30);
+    assert_eq!(bytes("'150 %'"), 12 << 30);
+    assert_eq!(admission(""), Admission::default());
+    let set = admission("'io.pressure' = { full = 20 }\n'cpu.pressure' = { some = 90.5 }");
+    let lines = set
+        .thresholds()
+        .map(|(name, limits)| (name, limits.lines().collect::<Vec<_>>()));
+    let expected = [
+        ("cpu", vec![("some", 90.5)]),
+        ("memory", vec![]),
+        ("io", vec![("full", 20.0)]),
+    ];
+    assert_eq!(lines, expected);
 }
 
 #[test]
