@@ -14,6 +14,7 @@ use std::{
 use tokio::{sync::broadcast::error::RecvError, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub mod admission;
 pub mod command;
 pub mod execution;
 pub mod instance;
@@ -39,6 +40,7 @@ use crate::{
     storage::objects::Objects,
     telemetry::Metrics,
 };
+use admission::Admission;
 use dispatch::{Failure, Manner, Ticket};
 use execution::{Answer, ExecuteError, Execution, Exit, Start, StartError};
 use instance::{InstanceInfo, InstanceSpec};
@@ -46,7 +48,7 @@ use journal::{Journal, Stream};
 use pool::{Claim, Facts, Instance, Made, Pool};
 use setup::{Creation, Setup};
 use source::Sources;
-use state::{End, Stage};
+use state::{End, Stage, State};
 use transcript::Transcript;
 
 /// How long after a kill the word of its reason may come, and after an exit the last of the output.
@@ -62,6 +64,7 @@ pub struct Executor {
     metrics: Arc<Metrics>,
     journal: Arc<Journal>,
     sources: Sources,
+    admission: Arc<Admission>,
     pool: Pool,
     jobs: Mutex<HashMap<SandboxId, Arc<job::Notice>>>,
     /// Those of instances that have ended a moment ago.
@@ -90,12 +93,19 @@ impl Executor {
             what: "keep the instances' code",
             source,
         })?;
+        let admission = Admission::new(config.admission.clone(), metrics.clone());
+        let lacking = admission::lacking(&config.admission);
+        if !lacking.is_empty() {
+            let folder = config.admission.pressure_dir.display();
+            tracing::warn!(?lacking, %folder, "thresholds hold for nothing: this kernel has no such figures");
+        }
         let executor = Arc::new(Self {
             config,
             adapter,
             metrics,
             journal: Arc::default(),
             sources,
+            admission,
             pool: Pool::default(),
             jobs: Mutex::default(),
             transcripts: Mutex::default(),
@@ -230,13 +240,10 @@ impl Executor {
     /// Deletes an instance once no execution uses it; a new execution makes a new one.
     pub fn retire(self: &Arc<Self>, id: &InstanceId) {
         if let Some(instance) = self.pool.get(id) {
-            let is_unused = instance.load(|state| {
-                state.retire();
+            instance.load(State::retire);
+            self.end_if(&instance, End::Deleted, |state| {
                 state.is_reapable(Instant::now(), Duration::MAX)
             });
-            if is_unused {
-                self.end(&instance, End::Deleted);
-            }
         }
     }
 
@@ -344,7 +351,13 @@ impl Executor {
         let deadline = budget.start_deadline();
         let late = || {
             let id = instance.facts.id.clone();
-            let is_running = !instance.stage().is_to_come();
+            let stage = instance.stage();
+            if matches!(stage, Stage::Queued)
+                && let Some(source) = self.admission.shortage(instance.facts.reserved_bytes())
+            {
+                return ExecuteError::Start(Arc::new(StartError::NotAdmitted { id, source }));
+            }
+            let is_running = !stage.is_to_come();
             match &instance.last_exit {
                 Some(exit) if !is_running => {
                     let exit = exit.clone();
@@ -389,7 +402,9 @@ impl Executor {
         let stage = state.expect("the sender is borrowed").stage().clone();
         match stage {
             Stage::Ended(end) => Err(instance.end_error(end)),
-            Stage::Restarting | Stage::Pending | Stage::Running | Stage::Ready => Ok(()),
+            Stage::Queued | Stage::Restarting | Stage::Pending | Stage::Running | Stage::Ready => {
+                Ok(())
+            }
         }
     }
 
@@ -415,19 +430,31 @@ impl Executor {
 
     /// Ends an instance: nothing more is let in, and what it has is removed in the background.
     fn end(self: &Arc<Self>, instance: &Arc<Instance>, end: End) {
-        let was_to_come = instance.stage().is_to_come();
-        let reason = match &end {
-            End::Failed(error) => error.kind(),
-            End::Exited(exit) if exit.out_of_memory => "out_of_memory",
-            End::Exited(_) => "exited",
-            End::Deleted => "deleted",
-        };
-        // Before it is no longer found, so that a reader finds either.
-        self.keep_transcript(instance);
-        let is_first = instance.step(|state| state.end(end).then_some(()).ok_or(()));
-        if is_first.is_err() {
-            return;
+        self.end_if(instance, end, |_| true);
+    }
+
+    /// The same where `may_end` holds of it at that moment. Says whether this was its end.
+    fn end_if(
+        self: &Arc<Self>,
+        instance: &Arc<Instance>,
+        end: End,
+        may_end: impl FnOnce(&State) -> bool,
+    ) -> bool {
+        let reason = end.reason();
+        let mut was_to_come = false;
+        let ended = instance.step(|state| {
+            was_to_come = state.stage().is_to_come();
+            if !may_end(state) || !state.end(end) {
+                return Err(());
+            }
+            // Before it is no longer found, so that a reader finds either.
+            self.keep_transcript(instance);
+            Ok(())
+        });
+        if ended.is_err() {
+            return false;
         }
+        instance.leave();
         self.metrics.instance_ended(reason);
         tracing::info!(instance = %instance.facts.id, sandbox = %instance.sandbox_id, reason, "instance ended");
         instance.connections.clear();
@@ -437,6 +464,7 @@ impl Executor {
             self.tasks
                 .spawn(async move { executor.bury(instance).await });
         }
+        true
     }
 
     /// The main process of an instance has ended by itself.
@@ -507,8 +535,10 @@ impl Executor {
         let made = Made::new(sandbox, source, Duration::ZERO);
         instance.made.set(made).expect("set once");
         instance.took.set(Duration::ZERO).expect("set once");
-        let started = instance.step(|state| state.started(Instant::now()));
-        started.expect("a new instance is pending");
+        instance.keep(self.admission.take(instance.facts.reserved_bytes()));
+        let admitted = instance.step(State::admitted);
+        let started = admitted.and_then(|()| instance.step(|state| state.started(Instant::now())));
+        started.expect("a new instance is queued");
         let instance = self.pool.add(instance).expect("its name was free");
         tracing::info!(instance = %instance.facts.id, sandbox = %instance.sandbox_id, "instance was adopted");
         self.metrics.instances.inc();
@@ -558,9 +588,9 @@ impl Executor {
             let now = Instant::now();
             for instance in executor.pool.all() {
                 let threshold = instance.facts.keep_alive.unwrap_or(threshold);
-                if instance.state.borrow().is_reapable(now, threshold) {
-                    executor.end(&instance, End::Deleted);
-                }
+                executor.end_if(&instance, End::Deleted, |state| {
+                    state.is_reapable(now, threshold)
+                });
             }
             executor.sources.sweep(now).await;
         }

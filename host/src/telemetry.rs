@@ -26,6 +26,12 @@ pub struct Metrics {
     pub executions_in_flight: IntGauge,
     /// Instances, those being made included.
     pub instances: IntGauge,
+    /// Instances that wait for room.
+    pub instances_waiting: IntGauge,
+    /// Bytes of memory that are reserved for instances.
+    pub memory_reserved: IntGauge,
+    /// Bytes that may be; 0 is no limit.
+    pub memory_budget: IntGauge,
 }
 
 impl Default for Metrics {
@@ -65,6 +71,18 @@ impl Default for Metrics {
                 "Executions that are being served or wait.",
             ),
             instances: gauge("opr_instances", "Instances, those being made included."),
+            instances_waiting: gauge(
+                "opr_instances_waiting",
+                "Instances that wait for room on this node.",
+            ),
+            memory_reserved: gauge(
+                "opr_memory_reserved_bytes",
+                "Memory that is reserved for instances.",
+            ),
+            memory_budget: gauge(
+                "opr_memory_budget_bytes",
+                "Memory that may be reserved for instances; 0 is no limit.",
+            ),
         };
         metrics.register();
         metrics
@@ -73,13 +91,16 @@ impl Default for Metrics {
 
 impl Metrics {
     fn register(&self) {
-        let collectors: [Box<dyn prometheus::core::Collector>; 6] = [
+        let collectors: [Box<dyn prometheus::core::Collector>; 9] = [
             Box::new(self.executions.clone()),
             Box::new(self.execution_seconds.clone()),
             Box::new(self.start_seconds.clone()),
             Box::new(self.instances_ended.clone()),
             Box::new(self.executions_in_flight.clone()),
             Box::new(self.instances.clone()),
+            Box::new(self.instances_waiting.clone()),
+            Box::new(self.memory_reserved.clone()),
+            Box::new(self.memory_budget.clone()),
         ];
         for collector in collectors {
             self.registry

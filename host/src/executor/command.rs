@@ -75,15 +75,17 @@ impl Executor {
     ) -> Result<Written, CommandError> {
         let missing = || CommandError::NotFound { id: id.clone() };
         let instance = self.pool.get(id).ok_or_else(missing)?;
-        let _hold = instance.hold();
+        let _hold = instance.hold(&self.admission);
         let mut written = Written::default();
         let work = async {
             let mut states = instance.state.subscribe();
             let is_there = |stage: &Stage| match stage {
                 Stage::Ended(_) => true,
-                Stage::Restarting | Stage::Pending | Stage::Running | Stage::Ready => {
-                    instance.made.get().is_some()
-                }
+                Stage::Queued
+                | Stage::Restarting
+                | Stage::Pending
+                | Stage::Running
+                | Stage::Ready => instance.made.get().is_some(),
             };
             let state = states.wait_for(|state| is_there(state.stage())).await;
             let stage = state.expect("the sender is borrowed").stage().clone();

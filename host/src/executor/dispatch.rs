@@ -59,8 +59,11 @@ impl Drop for Ticket {
             state.is_reapable(now, Duration::MAX)
         });
         if is_done {
-            self.executor.end(&self.instance, End::Deleted);
+            self.executor.end_if(&self.instance, End::Deleted, |state| {
+                state.is_reapable(now, Duration::MAX)
+            });
         }
+        self.executor.admission.nudge();
     }
 }
 
@@ -270,7 +273,7 @@ impl Instance {
         match end {
             End::Failed(error) => ExecuteError::Start(error),
             End::Exited(exit) => ExecuteError::Exited { id, exit },
-            End::Deleted => ExecuteError::Deleted { id },
+            End::Deleted | End::Evicted => ExecuteError::Deleted { id },
         }
     }
 }

@@ -12,6 +12,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::{
+    admission::Shortage,
     instance::{InstanceSpec, Protocol},
     setup::SetupError,
 };
@@ -163,6 +164,14 @@ pub enum StartError {
         id: InstanceId,
         /// How.
         exit: Exit,
+    },
+    /// There was no room for it on this node, or too much went on.
+    #[error("instance {id} was not admitted")]
+    NotAdmitted {
+        /// Whose.
+        id: InstanceId,
+        /// Why.
+        source: Shortage,
     },
     /// It was deleted while it was being made.
     #[error("instance {id} was deleted while it was being made")]
@@ -342,6 +351,7 @@ impl StartError {
                 SetupError::QueueFull { .. } => Fault::Load,
             },
             Self::Exited { .. } => Fault::Function,
+            Self::NotAdmitted { source, .. } => source.fault(),
             Self::Stopping => Fault::Load,
         }
     }
@@ -369,6 +379,7 @@ impl StartError {
                 SetupError::QueueFull { .. } => "build_queue_full",
             },
             Self::Exited { exit, .. } => exit.kind(),
+            Self::NotAdmitted { source, .. } => source.kind(),
             Self::Deleted { .. } => "runtime_not_found",
             Self::Stopping => "host_stopping",
         }

@@ -35,7 +35,8 @@ impl Executor {
             instance = early.await.ok();
         }
         let instance = instance?;
-        Some(instance.transcript.follow().holding(instance.hold()))
+        let hold = instance.hold(&self.admission);
+        Some(instance.transcript.follow().holding(hold))
     }
 
     /// Ends the transcript of an instance that ends; what it holds stays for readers that come late.

@@ -59,6 +59,8 @@ impl Executor {
             let is_pending = found.stage().is_to_come();
             StartError::Conflict { id, is_pending }
         })?;
+        // While it waits for room too: it is made for more than the executions that come meanwhile.
+        let _hold = instance.hold(&self.admission);
         self.begin(&instance, spec, setup);
         let mut states = instance.state.subscribe();
         let state = states
@@ -69,7 +71,7 @@ impl Executor {
             .clone();
         let id = || instance.facts.id.clone();
         match state {
-            Stage::Restarting | Stage::Pending | Stage::Running | Stage::Ready => {
+            Stage::Queued | Stage::Restarting | Stage::Pending | Stage::Running | Stage::Ready => {
                 let info = instance.info();
                 if is_removed {
                     self.end(&instance, End::Deleted);
@@ -81,7 +83,9 @@ impl Executor {
             }
             Stage::Ended(End::Failed(error)) => Err(error),
             Stage::Ended(End::Exited(exit)) => Err(StartError::Exited { id: id(), exit }.into()),
-            Stage::Ended(End::Deleted) => Err(StartError::Deleted { id: id() }.into()),
+            Stage::Ended(End::Deleted | End::Evicted) => {
+                Err(StartError::Deleted { id: id() }.into())
+            }
         }
     }
 
@@ -146,6 +150,8 @@ impl Executor {
             self.bury(instance).await;
             return;
         }
+        // Nobody may have waited for it.
+        self.admission.nudge();
         if let Some(code) = instance.notices.exit.get() {
             self.exited(&instance, *code).await;
         } else if instance.is_awaited() {
@@ -190,7 +196,7 @@ impl Executor {
     }
 
     async fn make_sandbox(
-        &self,
+        self: &Arc<Self>,
         instance: &Instance,
         spec: InstanceSpec,
         setup: Option<&dyn Setup>,
@@ -207,6 +213,7 @@ impl Executor {
                 }
             }
         }
+        self.let_in(instance).await?;
         let began = Instant::now();
         let source = self
             .source(&spec.code)
@@ -351,6 +358,7 @@ impl Executor {
     /// An instance is no longer this process's.
     pub(super) fn forget(&self, instance: &Arc<Instance>) {
         self.pool.remove(instance);
+        drop(instance.take_reservation());
         self.metrics.instances.dec();
         instance.gone.cancel();
     }

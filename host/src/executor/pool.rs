@@ -14,6 +14,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    admission::{self, Admission, Reservation},
     connection::Connections,
     dispatch::Credentials,
     execution::Exit,
@@ -51,6 +52,9 @@ pub(super) struct Facts {
     pub(super) restart: RestartPolicy,
     #[serde(default)]
     pub(super) keep_alive: Option<Duration>,
+    /// Its limit; 0 is none.
+    #[serde(default)]
+    pub(super) memory_bytes: u64,
 }
 
 impl Facts {
@@ -66,7 +70,13 @@ impl Facts {
             created: SystemTime::now(),
             restart: spec.restart,
             keep_alive: spec.keep_alive,
+            memory_bytes: spec.limits.memory_bytes,
         }
+    }
+
+    /// What is reserved for it of the node's memory.
+    pub(super) fn reserved_bytes(&self) -> u64 {
+        admission::reserved_bytes(self.memory_bytes)
     }
 
     pub(super) fn labels(&self) -> BTreeMap<String, String> {
@@ -114,6 +124,8 @@ pub(super) struct Instance {
     pub(super) n_restarts: u32,
     /// How the main process before this one ended.
     pub(super) last_exit: Option<Exit>,
+    /// There from its admission until nothing of it is left.
+    reservation: Mutex<Option<Reservation>>,
     cpu: Mutex<Option<CpuTime>>,
     log_files: OnceLock<Option<Arc<LogFiles>>>,
     /// What its setup writes, or where it has none, its main process.
@@ -183,7 +195,7 @@ impl Instance {
             credentials: Credentials::new(&facts.key),
             facts,
             sandbox_id,
-            state: watch::Sender::new(State::new(Stage::Pending, Instant::now())),
+            state: watch::Sender::new(State::new(Stage::Queued, Instant::now())),
             places: Arc::new(Semaphore::new(concurrency)),
             connections: Connections::default(),
             made: OnceLock::new(),
@@ -193,6 +205,7 @@ impl Instance {
             notices: Notices::default(),
             n_restarts: 0,
             last_exit: None,
+            reservation: Mutex::default(),
             cpu: Mutex::default(),
             log_files: OnceLock::new(),
             transcript: Arc::new(Transcript::of_server()),
@@ -238,9 +251,37 @@ impl Instance {
     }
 
     /// Keeps it from being reaped while something that is no execution uses it.
-    pub(super) fn hold(self: &Arc<Self>) -> Hold {
+    pub(super) fn hold(self: &Arc<Self>, admission: &Arc<Admission>) -> Hold {
         self.load(State::hold);
-        Hold(self.clone())
+        Hold(self.clone(), admission.clone())
+    }
+
+    /// Its memory is reserved from now on.
+    pub(super) fn keep(&self, reservation: Reservation) {
+        *self.reservation() = Some(reservation);
+    }
+
+    /// It ends, and gives its memory back soon.
+    pub(super) fn leave(&self) {
+        if let Some(reservation) = &mut *self.reservation() {
+            reservation.leave();
+        }
+    }
+
+    /// The memory that is reserved for it; 0 where it has not come so far.
+    pub(super) fn reserved_bytes(&self) -> u64 {
+        self.reservation().as_ref().map_or(0, Reservation::bytes)
+    }
+
+    /// Its sandbox is another's now, or gone.
+    pub(super) fn take_reservation(&self) -> Option<Reservation> {
+        self.reservation().take()
+    }
+
+    fn reservation(&self) -> std::sync::MutexGuard<'_, Option<Reservation>> {
+        self.reservation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether its main process runs and an execution waits for its port.
@@ -279,7 +320,9 @@ impl Instance {
         let state = state.expect("the sender is borrowed from the instance");
         match state.stage() {
             Stage::Ended(end) => end.clone(),
-            Stage::Restarting | Stage::Pending | Stage::Running | Stage::Ready => End::Deleted,
+            Stage::Queued | Stage::Restarting | Stage::Pending | Stage::Running | Stage::Ready => {
+                End::Deleted
+            }
         }
     }
 
@@ -306,11 +349,12 @@ impl Instance {
 
 /// Keeps an instance from being reaped.
 #[derive(Debug)]
-pub(super) struct Hold(Arc<Instance>);
+pub(super) struct Hold(Arc<Instance>, Arc<Admission>);
 
 impl Drop for Hold {
     fn drop(&mut self) {
         self.0.load(State::let_go);
+        self.1.nudge();
     }
 }
 

@@ -38,6 +38,10 @@ impl Executor {
         if !self.pool.replace(instance, &again, end) {
             return false;
         }
+        if let Some(reservation) = instance.take_reservation() {
+            again.keep(reservation);
+        }
+        self.admission.nudge();
         instance.connections.clear();
         instance.gone.cancel();
         self.metrics.instance_ended("restarted");

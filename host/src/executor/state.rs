@@ -1,8 +1,9 @@
 //! What an instance may do next. Pure: time is an argument, nothing here waits.
 //!
 //! ```text
-//! Restarting ──▶ Pending ──▶ Running ──▶ Ready
-//!     └─────────────┴───────────┴──────────┴──▶ Ended
+//! Queued ───────▶ Pending ──▶ Running ──▶ Ready
+//! Restarting ───────┘│           │          │
+//!     └──────────────┴───────────┴──────────┴──▶ Ended
 //! ```
 
 use std::{
@@ -15,6 +16,8 @@ use super::execution::{Exit, StartError};
 /// How far an instance is.
 #[derive(Debug, Clone)]
 pub(super) enum Stage {
+    /// It waits for its turn and for room on this node; nothing of it is made.
+    Queued,
     /// Its main process has ended, and is started again after a pause.
     Restarting,
     /// It is being made: its sandbox, and what is set up in it.
@@ -36,13 +39,28 @@ pub(super) enum End {
     Exited(Exit),
     /// It was deleted: by request, or for want of work.
     Deleted,
+    /// It was idle, and another needed its memory.
+    Evicted,
+}
+
+impl End {
+    /// A stable word for metrics and log lines.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Failed(error) => error.kind(),
+            Self::Exited(exit) if exit.out_of_memory => "out_of_memory",
+            Self::Exited(_) => "exited",
+            Self::Deleted => "deleted",
+            Self::Evicted => "evicted",
+        }
+    }
 }
 
 impl Stage {
     /// Whether its main process does not run yet, but will.
     pub(super) fn is_to_come(&self) -> bool {
         match self {
-            Self::Restarting | Self::Pending => true,
+            Self::Queued | Self::Restarting | Self::Pending => true,
             Self::Running | Self::Ready | Self::Ended(_) => false,
         }
     }
@@ -112,6 +130,21 @@ impl State {
         self.updated
     }
 
+    /// There is room for it.
+    pub(super) fn admitted(&mut self) -> Result<(), StepError> {
+        match self.stage {
+            Stage::Queued => {
+                self.stage = Stage::Pending;
+                Ok(())
+            }
+            Stage::Restarting
+            | Stage::Pending
+            | Stage::Running
+            | Stage::Ready
+            | Stage::Ended(_) => Err(StepError),
+        }
+    }
+
     /// The pause before a restart is over.
     pub(super) fn begun(&mut self) -> Result<(), StepError> {
         match self.stage {
@@ -119,7 +152,9 @@ impl State {
                 self.stage = Stage::Pending;
                 Ok(())
             }
-            Stage::Pending | Stage::Running | Stage::Ready | Stage::Ended(_) => Err(StepError),
+            Stage::Queued | Stage::Pending | Stage::Running | Stage::Ready | Stage::Ended(_) => {
+                Err(StepError)
+            }
         }
     }
 
@@ -131,7 +166,9 @@ impl State {
                 self.updated = now;
                 Ok(())
             }
-            Stage::Restarting | Stage::Running | Stage::Ready | Stage::Ended(_) => Err(StepError),
+            Stage::Queued | Stage::Restarting | Stage::Running | Stage::Ready | Stage::Ended(_) => {
+                Err(StepError)
+            }
         }
     }
 
@@ -142,14 +179,14 @@ impl State {
                 self.stage = Stage::Ready;
                 Ok(())
             }
-            Stage::Restarting | Stage::Pending | Stage::Ended(_) => Err(StepError),
+            Stage::Queued | Stage::Restarting | Stage::Pending | Stage::Ended(_) => Err(StepError),
         }
     }
 
     /// Nothing more is let in. The first reason counts; says whether this was it.
     pub(super) fn end(&mut self, end: End) -> bool {
         match self.stage {
-            Stage::Restarting | Stage::Pending | Stage::Running | Stage::Ready => {
+            Stage::Queued | Stage::Restarting | Stage::Pending | Stage::Running | Stage::Ready => {
                 self.stage = Stage::Ended(end);
                 true
             }
@@ -161,7 +198,7 @@ impl State {
     pub(super) fn admit(&mut self, room: usize, now: Instant) -> Result<(), Refusal> {
         match self.stage {
             Stage::Ended(_) => Err(Refusal::Ended),
-            Stage::Restarting | Stage::Pending | Stage::Running | Stage::Ready => {
+            Stage::Queued | Stage::Restarting | Stage::Pending | Stage::Running | Stage::Ready => {
                 if self.n_executions >= room {
                     return Err(Refusal::Full);
                 }
@@ -194,13 +231,15 @@ impl State {
         self.is_retired = true;
     }
 
-    /// Whether it may be reaped: not being made, unused, and retired or idle for `threshold`.
+    /// Whether it may be reaped: not being made, unused, and retired or idle for `threshold`; or waiting for nobody.
     pub(super) fn is_reapable(&self, now: Instant, threshold: Duration) -> bool {
+        let is_unused = self.n_executions == 0 && self.n_holds == 0;
         match self.stage {
             Stage::Pending | Stage::Ended(_) => false,
+            // Whoever it was for has gone away.
+            Stage::Queued => is_unused && (self.is_retired || self.n_admitted > 0),
             Stage::Restarting | Stage::Running | Stage::Ready => {
                 let is_idle = now.saturating_duration_since(self.updated) >= threshold;
-                let is_unused = self.n_executions == 0 && self.n_holds == 0;
                 is_unused && (self.is_retired || is_idle)
             }
         }
@@ -248,6 +287,29 @@ mod tests {
     }
 
     #[test]
+    fn an_instance_that_waits_for_room_goes_with_the_last_who_wants_it() {
+        let start = Instant::now();
+        let queued = || State::new(Stage::Queued, start);
+        assert!(!queued().is_reapable(start + 100 * IDLE, IDLE));
+        let mut state = queued();
+        state.admit(2, start).unwrap();
+        state.admit(2, start).unwrap();
+        state.release(start);
+        assert!(!state.is_reapable(start, Duration::MAX));
+        state.release(start);
+        assert!(state.is_reapable(start, Duration::MAX));
+        // Who makes it holds it.
+        state.hold();
+        assert!(!state.is_reapable(start, Duration::MAX));
+        state.admitted().unwrap();
+        assert_eq!(state.admitted(), Err(StepError));
+        state.let_go();
+        assert!(!state.is_reapable(start, Duration::MAX));
+        state.started(start).unwrap();
+        assert!(state.is_reapable(start, Duration::ZERO));
+    }
+
+    #[test]
     fn a_retired_instance_goes_once_it_is_unused() {
         let start = Instant::now();
         let mut state = ready(start);
@@ -284,6 +346,7 @@ mod tests {
 
     #[derive(Debug, Clone, Copy)]
     enum Step {
+        Admitted,
         Started,
         Listening,
         Admit,
@@ -294,9 +357,9 @@ mod tests {
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
-        use Step::{Admit, End, Listening, Release, Retire, Started, Wait};
+        use Step::{Admit, Admitted, End, Listening, Release, Retire, Started, Wait};
         let step = prop::sample::select(vec![
-            Started, Listening, Admit, Admit, Release, Release, End, Retire, Wait,
+            Admitted, Started, Listening, Admit, Admit, Release, Release, End, Retire, Wait,
         ]);
         prop::collection::vec(step, 0..200)
     }
@@ -305,10 +368,11 @@ mod tests {
         #[test]
         fn in_whatever_order_events_come(steps in steps()) {
             let mut now = Instant::now();
-            let mut state = State::new(Stage::Pending, now);
-            let (mut inside, mut has_ended, mut was_made) = (0, false, false);
+            let mut state = State::new(Stage::Queued, now);
+            let (mut inside, mut has_ended, mut was_let_in, mut was_made) = (0, false, false, false);
             for step in steps {
                 match step {
+                    Step::Admitted => was_let_in |= state.admitted().is_ok(),
                     Step::Started => was_made |= state.started(now).is_ok(),
                     Step::Listening => prop_assert_eq!(state.listening().is_ok(), was_made && !has_ended),
                     Step::Admit => inside += usize::from(state.admit(3, now).is_ok()),
@@ -328,7 +392,7 @@ mod tests {
                 prop_assert!(inside <= 3);
                 prop_assert_eq!(matches!(state.stage(), Stage::Ended(_)), has_ended);
                 if state.is_reapable(now, IDLE) {
-                    prop_assert!(inside == 0 && was_made && !has_ended);
+                    prop_assert!(inside == 0 && was_made == was_let_in && !has_ended);
                 }
             }
         }

@@ -33,6 +33,8 @@ use opr_host::{
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
+mod admission;
+
 /// A node with an executor over sandboxes of this process.
 struct Node {
     dir: TempDir,

@@ -11,6 +11,7 @@ use crate::{
     api::reply::json,
     config,
     executor::{
+        admission::Shortage,
         command::CommandError,
         execution::{Body, ExecuteError, Fault, StartError},
         setup::SetupError,
@@ -79,6 +80,7 @@ impl ApiError {
             StartError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             StartError::Deleted { .. } => StatusCode::NOT_FOUND,
             StartError::Setup { source, .. } => setup_status(source),
+            StartError::NotAdmitted { source, .. } => shortage_status(source),
             StartError::Code { .. } | StartError::Sandbox { .. } | StartError::Exited { .. } => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
@@ -97,6 +99,7 @@ impl ApiError {
             | StartError::Code { .. }
             | StartError::Sandbox { .. }
             | StartError::Setup { .. }
+            | StartError::NotAdmitted { .. }
             | StartError::Stopping => Self::create(error),
         }
     }
@@ -240,6 +243,7 @@ fn cold_start_status(error: &StartError) -> StatusCode {
         StartError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         StartError::Deleted { .. } => StatusCode::NOT_FOUND,
         StartError::Setup { source, .. } => setup_status(source),
+        StartError::NotAdmitted { source, .. } => shortage_status(source),
         StartError::Exited { .. } => StatusCode::BAD_REQUEST,
         StartError::Code { source, .. } if source.is_missing() => StatusCode::BAD_REQUEST,
         StartError::Code { .. } => StatusCode::INTERNAL_SERVER_ERROR,
@@ -251,6 +255,16 @@ fn cold_start_status(error: &StartError) -> StatusCode {
             | CreateError::Prepare { .. }
             | CreateError::Engine { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         },
+    }
+}
+
+/// What does not fit now may fit later.
+fn shortage_status(shortage: &Shortage) -> StatusCode {
+    match shortage {
+        Shortage::TooLarge { .. } => StatusCode::BAD_REQUEST,
+        Shortage::Memory { .. } | Shortage::Pressure { .. } | Shortage::Queue { .. } => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
     }
 }
 
@@ -276,6 +290,7 @@ fn start_message(error: &StartError) -> String {
         StartError::Code { source, .. } => format!("{error}: {source}"),
         StartError::Sandbox { .. } if error.fault() == Fault::Caller => chain(error).join(": "),
         StartError::Setup { source, .. } => chain(source).join(": "),
+        StartError::NotAdmitted { .. } => chain(error).join(": "),
         StartError::Deleted { .. } => "Runtime no longer exists.".into(),
         StartError::Sandbox { .. } | StartError::Exited { .. } | StartError::Stopping => {
             error.to_string()

@@ -20,6 +20,7 @@ use crate::{
     api::server::{Address, Server},
     config::Limits,
     executor::{
+        admission::Shortage,
         command::{CommandError, Written},
         execution::{ExecuteError, Exit, Logs, Phases, Start, StartError},
         instance::{Code, InstanceInfo, Protocol, RestartPolicy},
@@ -318,6 +319,24 @@ fn each_failed_execution_has_its_status() {
         "502 execution_broken",
     );
     check(start(StartError::Stopping), "503 host_stopping");
+    let refused = |source| start(StartError::NotAdmitted { id: id(), source });
+    let (needed, reserved, budget) = (1, 1, 1);
+    check(
+        refused(Shortage::Memory {
+            needed,
+            reserved,
+            budget,
+        }),
+        "503 host_memory_full",
+    );
+    check(
+        refused(Shortage::Queue { n_waiting: 1 }),
+        "503 host_queue_full",
+    );
+    check(
+        refused(Shortage::TooLarge { needed, budget }),
+        "502 runtime_too_large",
+    );
     check(
         start(StartError::Conflict {
             id: id(),

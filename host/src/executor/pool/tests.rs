@@ -12,6 +12,7 @@ fn facts(id: &str) -> Facts {
         created: SystemTime::now(),
         restart: RestartPolicy::UnlessStopped,
         keep_alive: Some(Duration::from_secs(7)),
+        memory_bytes: 256_000_000,
     }
 }
 

@@ -159,6 +159,48 @@ fn each_failed_start_has_its_status() {
     );
 }
 
+#[test]
+fn what_is_not_admitted_has_the_status_of_its_reason() {
+    let refused = |source| StartError::NotAdmitted { id: id(), source };
+    let mib = 1 << 20;
+    let (needed, reserved, budget) = (256 * mib, 512 * mib, 600 * mib);
+    let memory = Shortage::Memory {
+        needed,
+        reserved,
+        budget,
+    };
+    let pressure = Shortage::Pressure {
+        resource: "cpu",
+        line: "some",
+        found: 95.41,
+        limit: 80.0,
+    };
+    let large = Shortage::TooLarge { needed, budget };
+    let full = Shortage::Queue { n_waiting: 256 };
+    let expected = expect![[r#"
+        instance a was not admitted: its 256 MiB of memory do not fit: 512 of the 600 MiB that all instances of this node may have are reserved by instances in use; come back later, or raise "memory.budget" of [admission]
+        instance a was not admitted: some cpu pressure of this machine is 95.41 %, above the threshold of 80 %: come back later, or raise "cpu.pressure" of [admission]
+        instance a was not admitted: 256 instances wait to be started: come back later, or raise "queue" or "wait_ms" of [admission]
+        instance a was not admitted: its 256 MiB of memory are more than the 600 MiB that all instances of this node may have: let it ask for less, or raise "memory.budget" of [admission]
+    "#]];
+    let (mut told, status) = (String::new(), "503");
+    for (shortage, status) in [
+        (memory, status),
+        (pressure, status),
+        (full, status),
+        (large, "400"),
+    ] {
+        let expected = format!("{status} {}", shortage.kind());
+        let error = ApiError::create(&refused(shortage.clone()));
+        told += &format!("{}\n", error.message);
+        assert!(shown(&error, false).contains(&error.message.replace('"', "\\\"")));
+        let comes_back = shown(&error, false).contains("\nretry-after: 1\n");
+        assert_eq!(comes_back, status == "503");
+        check_start(refused(shortage), &expected, &expected);
+    }
+    expected.assert_eq(&told);
+}
+
 #[track_caller]
 fn check(error: ExecuteError, expected: &str) {
     let error = ApiError::execute(&error);
