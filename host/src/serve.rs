@@ -140,7 +140,7 @@ impl Node {
             source,
         };
         let client_builds = ClientBuilds::new(&config, objects, caches).map_err(staging)?;
-        let tuning = Tuning::new(config.clone(), adapter.clone(), read);
+        let tuning = Tuning::new(config.clone(), adapter.clone(), executor.clone(), read);
         Ok(Self {
             config,
             adapter,

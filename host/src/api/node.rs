@@ -20,7 +20,8 @@ pub mod wire;
 
 use self::tuning::{Tuning, TuningError};
 use self::wire::{
-    DeployEvent, DeployRequest, ErrorAnswer, FunctionInfo, InstanceEntry, LogEntry, NodeInfo,
+    AdmissionInfo, DeployEvent, DeployRequest, ErrorAnswer, FunctionInfo, InstanceEntry, LogEntry,
+    NodeInfo,
 };
 use crate::{
     build::{BuildEvent, Builds, Deployment},
@@ -98,6 +99,10 @@ impl NodeApi {
                 Ok(json(StatusCode::OK, &entries))
             }
             (&Method::DELETE, ["v1", "instances", id]) => self.delete_instance(id).await,
+            (&Method::GET, ["v1", "admission"]) => {
+                let info = AdmissionInfo::from(self.executor.reserved());
+                Ok(json(StatusCode::OK, &info))
+            }
             (&Method::GET, ["v1", "classes"]) => Ok(json(StatusCode::OK, &self.tuning.list())),
             (&Method::PATCH, ["v1", "classes", name]) => {
                 let changes = upload::document(request).await?;

@@ -60,7 +60,7 @@ pub(super) async fn reload(session: &Session) -> anyhow::Result<()> {
     session.output.result(&change, |change| {
         let mut text = "settings were read anew\n".to_owned();
         if !change.lacking.is_empty() {
-            text += &format!("this kernel cannot limit {}\n", change.lacking.join(", "));
+            text += &format!("this kernel lacks {}\n", change.lacking.join(", "));
         }
         if !change.restart.is_empty() {
             text += &format!("from the next start on: {}\n", change.restart.join(", "));

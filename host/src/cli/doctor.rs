@@ -10,7 +10,10 @@ use std::{
 use serde::Serialize;
 
 use super::{Session, client::Client, output::table};
-use crate::config::{Class, Config, Outbound, Root};
+use crate::{
+    config::{Class, Config, Outbound, Root},
+    executor::admission,
+};
 
 mod checks;
 mod rootless;
@@ -96,6 +99,9 @@ pub(super) async fn run(session: &Session) -> anyhow::Result<ExitCode> {
             Path::new("/dev/loop-control").exists(),
         ));
     }
+    found.extend(checks::budget(&config.admission, memory()));
+    let lacking = admission::lacking(&config.admission);
+    found.extend(checks::pressure(&config.admission, &lacking));
     found.push(checks::disk(&config.state_dir, free_mib(&config.state_dir)));
     found.push(checks::secret(&config.executor.secret));
     found.extend(ports(config, is_up));
@@ -235,6 +241,12 @@ fn version(program: &Path, argument: &str) -> Option<String> {
     let output = Command::new(program).arg(argument).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.lines().next().map(str::to_owned)
+}
+
+/// The machine's. Bytes.
+fn memory() -> u64 {
+    let about = rustix::system::sysinfo();
+    about.totalram as u64 * u64::from(about.mem_unit)
 }
 
 fn read_number(path: &str) -> Option<u64> {

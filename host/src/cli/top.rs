@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{Session, client::Client, output::table};
-use crate::api::node::wire::InstanceEntry;
+use crate::api::node::wire::{AdmissionInfo, InstanceEntry};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -36,7 +36,10 @@ pub(super) async fn run(session: &Session, args: Args) -> anyhow::Result<()> {
             print!("{REDRAW}");
             std::io::stdout().flush()?;
         }
-        session.output.result(&rows, |rows| render(rows));
+        let admission: AdmissionInfo = client.get("/v1/admission").await?;
+        session
+            .output
+            .result(&rows, |rows| render(rows) + &reserved(&admission));
     }
     Ok(())
 }
@@ -131,6 +134,20 @@ fn render(rows: &[Row]) -> String {
         "STATE",
     ];
     table(titles, &rows)
+}
+
+/// What is reserved of the node's memory, where that is limited.
+fn reserved(admission: &AdmissionInfo) -> String {
+    let (reserved, n) = (admission.memory_reserved_bytes, admission.n_waiting);
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    let Some(budget) = admission.memory_budget_bytes else {
+        return match n {
+            0 => String::new(),
+            n => format!("{n} instances wait\n"),
+        };
+    };
+    let (reserved, budget) = (mib(reserved), mib(budget));
+    format!("{reserved} of {budget} MiB are reserved, {n} instances wait\n")
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

@@ -1,4 +1,4 @@
-//! Classes while the node runs: listed, tried, read anew.
+//! Settings while the node runs: classes listed and tried, all that can change without a restart read anew.
 
 use std::{fmt, sync::Arc};
 
@@ -8,19 +8,24 @@ use super::wire::{ClassChange, ClassInfo};
 use crate::{
     adapter::{Containerd, EngineError},
     config::{Class, Config, ConfigError},
+    executor::Executor,
     id::ClassName,
     telemetry::chain,
 };
 
+/// Those that hold at once, and those that the node sets for itself.
+const LIVE: [&str; 3] = ["admission", "class", "sandbox"];
+
 /// Reads the settings as at the start.
 pub type ReadConfig = Arc<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
 
-/// Changes the classes of a node that runs.
+/// Changes the classes of a node that runs, and when it admits instances.
 #[derive(Clone)]
 pub struct Tuning {
     /// What the node was started with.
     config: Arc<Config>,
     adapter: Arc<Containerd>,
+    executor: Arc<Executor>,
     read: ReadConfig,
 }
 
@@ -65,15 +70,21 @@ impl fmt::Debug for Tuning {
 
 impl Tuning {
     /// For a node that was started with `config`.
-    pub fn new(config: Arc<Config>, adapter: Arc<Containerd>, read: ReadConfig) -> Self {
+    pub fn new(
+        config: Arc<Config>,
+        adapter: Arc<Containerd>,
+        executor: Arc<Executor>,
+        read: ReadConfig,
+    ) -> Self {
         Self {
             config,
             adapter,
+            executor,
             read,
         }
     }
 
-    /// The settings' classes hold from now on. Logs how that went.
+    /// The settings' classes and those of admission hold from now on. Logs how that went.
     ///
     /// # Errors
     /// See [`TuningError`].
@@ -94,7 +105,9 @@ impl Tuning {
     fn read_again(&self) -> Result<ClassChange, TuningError> {
         let config = (self.read)()?;
         let restart = differing(&self.config, &config);
-        let lacking = self.adapter.set_classes(config.class)?;
+        let mut lacking = self.adapter.set_classes(config.class)?;
+        let unknown = self.executor.set_admission(config.admission).into_iter();
+        lacking.extend(unknown.map(|key| format!("admission.{key}")));
         Ok(ClassChange { lacking, restart })
     }
 
@@ -160,7 +173,7 @@ fn changed(class: &Class, changes: Map<String, Value>) -> serde_json::Result<Cla
     serde_json::from_value(Value::Object(settings))
 }
 
-/// The settings, but for classes, that differ: they hold from the next start on.
+/// The settings that differ and hold from the next start on.
 fn differing(old: &Config, new: &Config) -> Vec<String> {
     let table = |config: &Config| match serde_json::to_value(config) {
         Ok(Value::Object(table)) => table,
@@ -170,7 +183,7 @@ fn differing(old: &Config, new: &Config) -> Vec<String> {
     let keys = old
         .keys()
         .chain(new.keys().filter(|key| !old.contains_key(*key)));
-    keys.filter(|key| *key != "class" && *key != "sandbox" && old.get(*key) != new.get(*key))
+    keys.filter(|key| !LIVE.contains(&&***key) && old.get(*key) != new.get(*key))
         .cloned()
         .collect()
 }
@@ -209,6 +222,7 @@ mod tests {
         let mut new = Config::default();
         assert_eq!(differing(&Config::default(), &new), [""; 0]);
         new.class.clear();
+        new.admission.queue += 1;
         new.drain_timeout_ms += 1;
         new.executor.queue += 1;
         assert_eq!(

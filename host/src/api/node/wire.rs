@@ -12,6 +12,7 @@ use crate::{
     adapter::Memory,
     config::Class,
     executor::{
+        admission::Reserved,
         instance::InstanceInfo,
         journal::{Line, Stream},
     },
@@ -81,10 +82,31 @@ pub struct ClassInfo {
 /// The answer to `POST /v1/reload`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClassChange {
-    /// Limits that this kernel lacks, as in `build.memory.high`.
+    /// Limits and figures that this kernel lacks, as in `build.memory.high` and `admission.cpu.pressure`.
     pub lacking: Vec<String>,
     /// Settings that hold from the next start on.
     pub restart: Vec<String>,
+}
+
+/// `GET /v1/admission`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdmissionInfo {
+    /// Memory that is reserved for instances. Bytes.
+    pub memory_reserved_bytes: u64,
+    /// Memory that may be. Bytes; none is no limit.
+    pub memory_budget_bytes: Option<u64>,
+    /// Instances that wait for room.
+    pub n_waiting: usize,
+}
+
+impl From<Reserved> for AdmissionInfo {
+    fn from(reserved: Reserved) -> Self {
+        Self {
+            memory_reserved_bytes: reserved.reserved,
+            memory_budget_bytes: reserved.budget,
+            n_waiting: reserved.n_waiting,
+        }
+    }
 }
 
 /// One line of the answer to `POST /v1/functions`. The last one is `deployed` or `failed`.

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::Path};
 
 use super::{Check, version};
+use crate::config::{Admission, Limits};
 
 /// `mount_setattr` with id-mapped mounts, and of overlay layers.
 ///
@@ -195,6 +196,42 @@ pub(super) fn disk(folder: &Path, free_mib: Option<u64>) -> Check {
     }
 }
 
+/// What instances may have of the memory, where that is limited.
+pub(super) fn budget(settings: &Admission, machine: u64) -> Option<Check> {
+    let budget = settings.memory_budget?.bytes(machine);
+    let mib = |bytes: u64| bytes >> 20;
+    let detail = format!("{} of {} MiB", mib(budget), mib(machine));
+    let name = "memory budget";
+    Some(if budget < Limits::default().memory_bytes {
+        let remedy = "a function with the default limit does not fit: raise \"memory.budget\" of [admission]";
+        Check::warn(name, detail, remedy)
+    } else {
+        Check::ok(name, detail)
+    })
+}
+
+/// Whether the thresholds that are set hold.
+pub(super) fn pressure(settings: &Admission, lacking: &[String]) -> Option<Check> {
+    let limits = settings.thresholds().into_iter();
+    let lines = limits.flat_map(|(resource, limits)| {
+        let lines = limits.lines();
+        lines.map(move |(line, limit)| format!("{resource} {line} {limit} %"))
+    });
+    let lines: Vec<_> = lines.collect();
+    if lines.is_empty() {
+        return None;
+    }
+    Some(if lacking.is_empty() {
+        Check::ok("pressure", lines.join(", "))
+    } else {
+        let folder = settings.pressure_dir.display();
+        let detail = format!("{folder} has no figures for {}", lacking.join(", "));
+        let remedy = "boot with psi=1 (the kernel needs CONFIG_PSI=y), set pressure_dir, or remove these thresholds \
+                      from [admission]";
+        Check::fail("pressure", detail, remedy)
+    })
+}
+
 pub(super) fn secret(secret: &str) -> Check {
     if secret.is_empty() {
         let remedy =
@@ -286,6 +323,24 @@ mod tests {
         check(&port("p", address, true, false), Status::Ok);
         check(&port("p", address, false, true), Status::Ok);
         check(&port("p", address, false, false), Status::Fail);
+    }
+
+    #[test]
+    fn what_admission_looks_at_must_be_there() {
+        let settings = |text: &str| toml::from_str::<Admission>(text).unwrap();
+        let budget = |text: &str| budget(&settings(text), 8 << 30);
+        assert_eq!(budget(""), None);
+        check(&budget("'memory.budget' = '50%'").unwrap(), Status::Ok);
+        let small = budget("'memory.budget' = 128").unwrap();
+        check(&small, Status::Warn);
+        assert_eq!(small.detail, "128 of 8192 MiB");
+        assert_eq!(pressure(&Admission::default(), &[]), None);
+        let set = settings("'cpu.pressure' = { some = 90, full = 5.5 }");
+        let found = pressure(&set, &[]).unwrap();
+        check(&found, Status::Ok);
+        assert_eq!(found.detail, "cpu some 90 %, cpu full 5.5 %");
+        let lacking = ["cpu.pressure".to_owned()];
+        check(&pressure(&set, &lacking).unwrap(), Status::Fail);
     }
 
     #[test]

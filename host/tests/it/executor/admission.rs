@@ -322,6 +322,20 @@ async fn many_who_come_at_once_take_turns() {
     assert_eq!(node.executor.reserved().reserved, 0);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_execution_loses_its_instance_to_another() {
+    let node = Node::with_room(2, 10_000).await;
+    let specs: Vec<_> = (0..5).map(|n| node.sized(&format!("f{n}"), 1)).collect();
+    let visits = specs.iter().map(async |spec| {
+        for _ in 0..40 {
+            assert_eq!(node.text(spec, "/").await.unwrap(), "hello");
+        }
+    });
+    join_all(visits).await;
+    assert!(node.adapter.n_created() > 5);
+    assert!(node.executor.reserved().reserved <= 2 * ONE);
+}
+
 #[tokio::test]
 async fn under_pressure_nothing_new_is_made_and_what_is_there_serves() {
     let dir = TempDir::new().unwrap();
