@@ -250,6 +250,10 @@ impl Admission {
     /// For what is there already, whether it fits or not.
     pub(super) fn take(self: &Arc<Self>, bytes: u64) -> Reservation {
         self.change(|ledger| ledger.reserved += bytes);
+        self.reservation(bytes)
+    }
+
+    fn reservation(self: &Arc<Self>, bytes: u64) -> Reservation {
         Reservation {
             admission: self.clone(),
             bytes,
@@ -265,6 +269,12 @@ impl Admission {
         make_room: impl Fn(u64),
     ) -> Result<Reservation, Shortage> {
         let settings = self.settings.load_full();
+        // Where nobody waits, nobody is passed.
+        if self.n_waiting.load(Ordering::SeqCst) == 0
+            && let Ok(reservation) = self.try_reserve(bytes)
+        {
+            return Ok(reservation);
+        }
         if let Some(shortage @ Shortage::TooLarge { .. }) = self.shortage(bytes) {
             return Err(shortage);
         }
@@ -315,11 +325,16 @@ impl Admission {
     }
 
     fn try_reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation, Shortage> {
-        if let Some(shortage) = self.shortage(bytes) {
+        let budget = self.budget();
+        if let Some(shortage) = pressure::passed(&self.settings.load()) {
             return Err(shortage);
         }
-        // Only the head makes reservations that must fit.
-        Ok(self.take(bytes))
+        self.change(|ledger| {
+            ledger.check(bytes, budget)?;
+            ledger.reserved += bytes;
+            Ok(())
+        })?;
+        Ok(self.reservation(bytes))
     }
 
     /// Something became idle, which may end for those that wait.
@@ -335,11 +350,12 @@ impl Admission {
         budget.map(|budget| budget.bytes(self.machine))
     }
 
-    fn change(&self, change: impl FnOnce(&mut Ledger)) {
+    fn change<T>(&self, change: impl FnOnce(&mut Ledger) -> T) -> T {
         let mut ledger = self.ledger();
-        change(&mut ledger);
+        let outcome = change(&mut ledger);
         let reserved = ledger.reserved.cast_signed();
         self.metrics.memory_reserved.set(reserved);
+        outcome
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {

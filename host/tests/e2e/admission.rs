@@ -168,6 +168,21 @@ fn a_reload_lets_in_who_waits_and_the_next_process_knows_what_is_reserved() -> R
     empty(&node)
 }
 
+/// The node's only sandbox goes away, and at once the next is made.
+#[test]
+fn runtimes_take_turns_where_there_is_room_for_one() -> Result<()> {
+    if !crate::can_run() {
+        return Ok(());
+    }
+    let node = node()?;
+    for id in ["a", "b"].repeat(15) {
+        check(&node, execute(&node, id, 500, 0)?, 200, None);
+    }
+    let evicted = "opr_instances_ended_total{reason=\"evicted\"}";
+    assert_eq!(figure(&node, evicted)?, 29);
+    empty(&node)
+}
+
 #[test]
 fn wrong_values_of_admission_are_refused_with_their_line() -> Result<()> {
     if !crate::can_run() {

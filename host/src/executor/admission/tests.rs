@@ -97,6 +97,24 @@ async fn without_a_budget_everything_fits() {
     assert_eq!(admission.reserved().budget, None);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_many_come_at_once_nobody_waits_without_a_reason() {
+    let admission = admission(Settings {
+        queue: 1,
+        ..settings(1_000)
+    });
+    let come = (0..1_000).map(|_| {
+        let admission = admission.clone();
+        tokio::spawn(async move { admission.reserve(MIB, busy).await })
+    });
+    let came: Vec<_> = come.collect();
+    let mut held = Vec::new();
+    for one in came {
+        held.push(one.await.unwrap().unwrap());
+    }
+    assert_eq!(admission.reserved().reserved, 1_000 * MIB);
+}
+
 #[tokio::test]
 async fn what_never_fits_is_refused_at_once() {
     let admission = admission(settings(10));
