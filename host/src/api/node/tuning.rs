@@ -13,8 +13,8 @@ use crate::{
     telemetry::chain,
 };
 
-/// Those that hold at once, and those that the node sets for itself.
-const LIVE: [&str; 3] = ["admission", "class", "sandbox"];
+/// Those that hold at once.
+const LIVE: [&str; 2] = ["admission", "class"];
 
 /// Reads the settings as at the start.
 pub type ReadConfig = Arc<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
@@ -179,7 +179,11 @@ fn differing(old: &Config, new: &Config) -> Vec<String> {
         Ok(Value::Object(table)) => table,
         _ => unreachable!("settings are plain tables"),
     };
-    let (old, new) = (table(old), table(new));
+    // Without rights, a node has the ids that its user has.
+    let mut new = new.clone();
+    new.sandbox.first_id = old.sandbox.first_id;
+    new.sandbox.max = old.sandbox.max;
+    let (old, new) = (table(old), table(&new));
     let keys = old
         .keys()
         .chain(new.keys().filter(|key| !old.contains_key(*key)));
@@ -225,9 +229,11 @@ mod tests {
         new.admission.queue += 1;
         new.drain_timeout_ms += 1;
         new.executor.queue += 1;
+        new.sandbox.max -= 1;
+        new.sandbox.pool += 1;
         assert_eq!(
             differing(&Config::default(), &new),
-            ["drain_timeout_ms", "executor"]
+            ["drain_timeout_ms", "executor", "sandbox"]
         );
     }
 }
