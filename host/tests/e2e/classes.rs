@@ -150,7 +150,8 @@ fn top_tells_what_instances_use() -> Result<()> {
     let node = Node::start()?;
     node.import_runtime("node")?;
     let burn = "module.exports = async ({ res }) => {
-        const end = Date.now() + 200; while (Date.now() < end); return res.text('done'); };";
+        const used = () => process.cpuUsage().user; const end = used() + 200_000;
+        while (used() < end); return res.text('done'); };";
     crate::functions::deploy(&node, "burn", burn, &["--memory", "256"])?;
     for _ in 0..3 {
         node.get("/burn/")?;
