@@ -2,15 +2,6 @@
 
 REPOSITORY="${OPEN_RUNTIMES_MAVEN_REPOSITORY:-https://repo1.maven.org/maven2/}"
 
-# class_path: the server's, and every jar below the build's folder.
-class_path() {
-    local jar
-    printf '%s' "$SERVER_DIR/src/server.jar"
-    while IFS= read -r -d '' jar; do
-        printf ':%s' "$jar"
-    done < <(find "$BUILD_DIR" -name '*.jar' -print0 | sort -z)
-}
-
 # fetch_dependencies: into `libs`, with what they depend on themselves. Gradle is not in the image: its files are only read.
 fetch_dependencies() {
     local files=("$BUILD_DIR"/*.gradle*) wanted=() folder line status=0

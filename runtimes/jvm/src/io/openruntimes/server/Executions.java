@@ -129,7 +129,7 @@ final class Executions {
 
     /** Runs the function; what it throws is its error. */
     private Response call(Message message, byte[] body, ExecutionLog log) {
-        Native.begin(log);
+        Native.current().set(log);
         try {
             Response response = function.call(new Request(message, body, settings), log);
             if (response != null) {
@@ -139,7 +139,7 @@ final class Executions {
         } catch (Throwable error) {
             log.error(error);
         } finally {
-            Native.end();
+            Native.current().remove();
         }
         return Response.failed(500);
     }

@@ -8,8 +8,8 @@ import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
 
 /** What a function prints goes to the log of the execution it was printed in; outside one it goes where it always did. */
-final class Native extends OutputStream {
-    /** The log of the execution that the running code belongs to. Threads that it starts inherit it. */
+public final class Native extends OutputStream {
+    /** Threads that an execution starts inherit its log. */
     private static final InheritableThreadLocal<ExecutionLog> CURRENT = new InheritableThreadLocal<>();
 
     private final FileOutputStream stream;
@@ -24,12 +24,9 @@ final class Native extends OutputStream {
         System.setErr(new PrintStream(new Native(FileDescriptor.err), true, StandardCharsets.UTF_8));
     }
 
-    static void begin(ExecutionLog log) {
-        CURRENT.set(log);
-    }
-
-    static void end() {
-        CURRENT.remove();
+    /** The log of the execution that the running code belongs to, for a thread that none has started. */
+    public static ThreadLocal<ExecutionLog> current() {
+        return CURRENT;
     }
 
     @Override
