@@ -90,16 +90,15 @@ const ASTRO: Language = Language {
 
 const SERVER: &str = "bash helpers/server.sh";
 
-/// A copy of the folder with this machine's certificate authorities, so that a build reaches registries through its proxy.
-fn with_certificates(node: &Node, folder: &Path) -> Result<PathBuf> {
+/// A copy of the folder with one more file in it.
+fn with_file(node: &Node, folder: &Path, file: &Path, name: &str) -> Result<PathBuf> {
     let copy = node.dir().join("source");
     let copied = Command::new("cp")
         .arg("-R")
         .args([folder, &copy])
         .status()?;
     ensure!(copied.success(), "cannot copy {}", folder.display());
-    let bundle = "/etc/ssl/certs/ca-certificates.crt";
-    std::fs::copy(bundle, copy.join("certificates.crt"))?;
+    std::fs::copy(file, copy.join(name)).with_context(|| file.display().to_string())?;
     Ok(copy)
 }
 
@@ -126,7 +125,7 @@ tests! {
     deno: DENO conforms survives_hostile_functions;
     go: GO conforms survives_hostile_functions;
     rust: RUST conforms survives_hostile_functions;
-    java: JAVA conforms survives_hostile_functions;
+    java: JAVA conforms survives_hostile_functions fetches_dependencies;
     cpp: CPP conforms survives_hostile_functions;
     swift: SWIFT conforms survives_hostile_functions;
     static_site: STATIC conforms;
@@ -209,7 +208,9 @@ impl Language {
         ];
         let mut source = self.path("test").join(self.folder);
         if !self.output.is_empty() {
-            source = with_certificates(node, &source)?;
+            // This machine's certificate authorities: a build reaches registries through its proxy.
+            let bundle = Path::new("/etc/ssl/certs/ca-certificates.crt");
+            source = with_file(node, &source, bundle, "certificates.crt")?;
         }
         node.deploy(&source, "probe", &args)?;
         let functions: Value = serde_json::from_str(&node.opr("functions", &["--json"])?)?;
@@ -320,6 +321,30 @@ impl Language {
             .collect();
         let values: Vec<_> = cookies.iter().map(|(_, value)| value.as_str()).collect();
         ensure!(values == ["a=1", "b=2; path=/", "c=3"], "{values:?}");
+        Ok(())
+    }
+
+    /// What the function's files name is fetched from a repository, and from none that is not there.
+    fn fetches_dependencies(&self) -> Result<()> {
+        if !crate::can_run() {
+            return Ok(());
+        }
+        let node = Node::start()?;
+        node.import_runtime(self.family)?;
+        let script = self.path("../jvm/test/repository.sh");
+        let source = self.path("test/dependencies");
+        let source = with_file(&node, &source, &script, "repository.sh")?;
+        let deploy = |repository: &str| {
+            let repository = format!("OPEN_RUNTIMES_MAVEN_REPOSITORY={repository}");
+            let build = ["--command", "bash repository.sh", "--env", &repository];
+            let args = [&["--runtime", self.family], &build[..]].concat();
+            node.deploy(&source, "probe", &args)
+        };
+        let refused = format!("{:#}", deploy("file:///nowhere/").unwrap_err());
+        ensure!(refused.contains("could not be fetched"), "{refused}");
+        deploy("file:///tmp/repository/")?;
+        let answer = node.get("/probe/")?;
+        ensure!(answer.text() == "Greetings!", "{}", answer.text());
         Ok(())
     }
 
