@@ -81,7 +81,7 @@ fn check_link(folder: &Path, path: &Path) -> anyhow::Result<()> {
 }
 
 /// Families of runtimes and the files that speak of them. The first that has one is meant: what is more particular comes first.
-const SIGNS: [(&str, &[&str]); 13] = [
+const SIGNS: [(&str, &[&str]); 14] = [
     ("bun", &["bun.lock", "bun.lockb", "bunfig.toml"]),
     ("deno", &["deno.json", "deno.jsonc", "deno.lock", "mod.ts"]),
     (
@@ -94,6 +94,7 @@ const SIGNS: [(&str, &[&str]); 13] = [
     ("go", &["go.mod", "main.go"]),
     ("rust", &["Cargo.toml", "main.rs"]),
     ("java", &["Index.java"]),
+    ("kotlin", &["Index.kt"]),
     ("cpp", &["index.cc"]),
     ("swift", &["Package.swift", "Index.swift"]),
     ("bun", &["index.ts"]),
@@ -205,6 +206,7 @@ mod tests {
         check("go.mod main.go index.html", Some("go"));
         check("Cargo.toml main.rs", Some("rust"));
         check("build.gradle Index.java", Some("java"));
+        check("build.gradle.kts Index.kt Other.java", Some("kotlin"));
         check("CMakeLists.txt index.cc", Some("cpp"));
         check("Index.swift", Some("swift"));
         check("index.ts", Some("bun"));

@@ -69,6 +69,7 @@ const RUST: Language = Language::compiled("rust", "tests.rs");
 const JAVA: Language = Language::scripted("java", "Tests.java", "NoExport.java");
 const CPP: Language = Language::compiled("cpp", "tests.cc");
 const SWIFT: Language = Language::compiled("swift", "Tests.swift");
+const KOTLIN: Language = Language::scripted("kotlin", "Tests.kt", "NoExport.kt");
 const STATIC: Language = Language {
     table: "static.json",
     no_export: None,
@@ -128,6 +129,7 @@ tests! {
     java: JAVA conforms survives_hostile_functions fetches_dependencies;
     cpp: CPP conforms survives_hostile_functions;
     swift: SWIFT conforms survives_hostile_functions;
+    kotlin: KOTLIN conforms survives_hostile_functions fetches_dependencies;
     static_site: STATIC conforms;
     rendered_site: ASTRO conforms;
 }

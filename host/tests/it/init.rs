@@ -86,7 +86,7 @@ fn says_why_it_made_nothing() {
         dir,
         &["init", "cobol", "a"],
         expect![[r#"
-        opr: there is no language "cobol"; this node knows node, python, php, static, ruby, bun, deno, go, rust, java, cpp, swift
+        opr: there is no language "cobol"; this node knows node, python, php, static, ruby, bun, deno, go, rust, java, cpp, swift, kotlin
         exit 3
     "#]],
     );
