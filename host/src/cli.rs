@@ -90,7 +90,7 @@ enum Command {
     Top(top::Args),
     /// List classes, their limits and what they use, and try other limits.
     Class(class::Args),
-    /// Have the node read its settings anew: limits of classes hold at once, for what runs too, and so does [admission].
+    /// Have the node read its settings anew: limits of classes and of admission hold at once, for what runs too.
     Reload,
     /// Remove functions.
     Rm(functions::RmArgs),
