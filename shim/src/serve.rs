@@ -26,7 +26,11 @@ use containerd_shim::{
 };
 use futures_util::stream;
 use log::{error, info, warn};
-use rustix::{fs::OFlags, net::sockopt::socket_acceptconn};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::OFlags,
+    net::sockopt::socket_acceptconn,
+};
 use tokio::{
     io::Interest,
     net::UnixStream,
@@ -45,6 +49,8 @@ use crate::{
 
 /// Who has connected may be about to send a container: until then this process stays.
 const GRACE: Duration = Duration::from_secs(2);
+/// The last one's container may be that of one before it, who came at almost the same time.
+const SETTLE: Duration = Duration::from_millis(250);
 /// Without a container for so long, nobody will ask for the end: who started this process failed before it made one.
 const IDLE: Duration = Duration::from_secs(10);
 /// How long the last events may take.
@@ -125,15 +131,14 @@ async fn serve(
     }));
     let shutdown = Arc::new(Notify::new());
     let service = Arc::new(Service::new(tasks.clone(), shutdown.clone()));
-    let doorman = Arc::new(Doorman::new());
+    let doorman = Doorman::new(listener).map_err(kernel("listen"))?;
     tokio::spawn(close_without_spawner(
         spawner,
         doorman.clone(),
         flags.socket.clone(),
     ));
-    let listener = guarded(listener, doorman.clone()).map_err(kernel("listen"))?;
     let mut server = Server::new()
-        .add_listener(listener)
+        .add_listener(guarded(doorman.clone()))
         .register_service(create_task(service.clone()))
         .register_service(version_2(service));
     server.start().await?;
@@ -159,17 +164,17 @@ async fn until_unused(tasks: &Tasks, shutdown: &Notify, doorman: &Doorman, addre
         let asked = tokio::time::timeout(IDLE, shutdown.notified()).await;
         let patience = || match asked {
             // Who came last has made its container, and nobody else is expected.
-            Ok(()) if tasks.last_asked() >= doorman.last() => Duration::ZERO,
+            Ok(()) if tasks.last_asked() >= doorman.last() => SETTLE,
             Ok(()) => GRACE,
             Err(_) => IDLE,
         };
         while tasks.is_empty() {
-            let left = patience().saturating_sub(doorman.last().elapsed());
+            let left = patience().saturating_sub(doorman.quiet_for());
             if !left.is_zero() {
                 tokio::time::sleep(left).await;
                 continue;
             }
-            let is_unused = || tasks.is_empty() && doorman.last().elapsed() >= patience();
+            let is_unused = || tasks.is_empty() && doorman.quiet_for() >= patience();
             // The socket is another daemon's by now.
             if doorman.is_closed.load(Ordering::SeqCst) {
                 return;
@@ -196,23 +201,36 @@ async fn close_without_spawner(spawner: Watched, doorman: Arc<Doorman>, address:
     }
 }
 
-/// Notes who comes.
+/// Lets in who comes, and notes when.
 struct Doorman {
+    listener: tokio::net::UnixListener,
     last: Mutex<Instant>,
     is_closed: AtomicBool,
 }
 
 impl Doorman {
-    fn new() -> Self {
-        Self {
+    fn new(listener: UnixListener) -> io::Result<Arc<Self>> {
+        listener.set_nonblocking(true)?;
+        Ok(Arc::new(Self {
+            listener: tokio::net::UnixListener::from_std(listener)?,
             last: Mutex::new(Instant::now()),
             is_closed: AtomicBool::new(false),
-        }
+        }))
     }
 
-    /// When the last one came.
+    /// When the last one came in.
     fn last(&self) -> Instant {
         *self.last.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// For how long nobody has come; not at all while somebody is still to be let in, which the kernel alone knows:
+    /// who has connected counts on this process.
+    fn quiet_for(&self) -> Duration {
+        let mut waiting = [PollFd::new(&self.listener, PollFlags::IN)];
+        match poll(&mut waiting, Some(&Timespec::default())) {
+            Ok(0) => self.last().elapsed(),
+            Ok(_) | Err(_) => Duration::ZERO,
+        }
     }
 
     /// Only the owner of this process and root may ask anything.
@@ -233,15 +251,11 @@ impl Doorman {
     }
 }
 
-fn guarded(listener: UnixListener, doorman: Arc<Doorman>) -> io::Result<Listener> {
-    listener.set_nonblocking(true)?;
-    let listener = tokio::net::UnixListener::from_std(listener)?;
-    let accepted = stream::unfold((listener, doorman), |(listener, doorman)| async move {
+fn guarded(doorman: Arc<Doorman>) -> Listener {
+    let accepted = stream::unfold(doorman, |doorman| async move {
         loop {
-            match listener.accept().await {
-                Ok((peer, _)) if doorman.admits(&peer) => {
-                    return Some((Ok(peer), (listener, doorman)));
-                }
+            match doorman.listener.accept().await {
+                Ok((peer, _)) if doorman.admits(&peer) => return Some((Ok(peer), doorman)),
                 Ok(_) => {}
                 Err(e) => {
                     // Out of descriptors: trying at once again would only burn the processor.
@@ -251,7 +265,7 @@ fn guarded(listener: UnixListener, doorman: Arc<Doorman>) -> io::Result<Listener
             }
         }
     });
-    Ok(Listener::new(accepted))
+    Listener::new(accepted)
 }
 
 /// A shim ends with its containers, whatever signal comes: containerd's service manager may send one to all.
@@ -294,5 +308,26 @@ fn failed(what: &'static str) -> impl Fn(rustix::io::Errno) -> ServeError {
     move |e| ServeError::Kernel {
         what,
         source: e.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_has_connected_counts_before_it_is_let_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let doorman = Doorman::new(UnixListener::bind(&path).unwrap()).unwrap();
+        assert!(doorman.quiet_for() > Duration::ZERO);
+        let starter = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        // As `start` does, which has gone when this process looks.
+        drop(starter);
+        assert_eq!(doorman.quiet_for(), Duration::ZERO);
+        let before = Instant::now();
+        let (peer, _) = doorman.listener.accept().await.unwrap();
+        assert!(doorman.admits(&peer) && doorman.last() >= before);
+        assert!(doorman.quiet_for() > Duration::ZERO);
     }
 }

@@ -1,6 +1,10 @@
 //! Many lives in one shim, and what is left when one of the parties is killed.
 
-use std::{collections::BTreeMap, fs, time::Instant};
+use std::{
+    collections::BTreeMap,
+    fs,
+    time::{Duration, Instant},
+};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tonic::Status;
@@ -59,6 +63,34 @@ async fn many_lives_in_one_shim_leave_nothing_behind() {
     let bound = KEPT_AT_ALL + KEPT_PER_LIFE * lives as u64;
     assert!(kept < bound, "{kept} bytes more after {lives} lives");
     keeper.remove().await.unwrap();
+    node.end().await;
+}
+
+/// A shim without containers ends: who has been told its address by then must not find it closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_container_finds_a_shim_while_the_last_one_goes() {
+    if !is_able() {
+        return;
+    }
+    let node = Node::start().await;
+    let container = |n: u64| {
+        let container = node.container(Runtime::Ours, &format!("turn-{n}"));
+        container.group("turns").sh(FOREVER)
+    };
+    let mut last = container(0).create().await.unwrap();
+    for n in 1..=200 {
+        let next = container(n);
+        // Each time at another moment of the end.
+        let pause = Duration::from_micros(n * 61 % 12_000);
+        let create = async {
+            tokio::time::sleep(pause).await;
+            next.create().await
+        };
+        let (removed, created) = tokio::join!(last.remove(), create);
+        removed.unwrap();
+        last = created.unwrap_or_else(|e| panic!("{n}, after {pause:?}: {e}"));
+    }
+    last.remove().await.unwrap();
     node.end().await;
 }
 
