@@ -208,7 +208,9 @@ impl Containerd {
     /// What could be removed is gone, a repeated call goes on. See [`EngineError`].
     pub async fn remove_all(&self) -> Result<(), EngineError> {
         self.inner.remove_all().await?;
-        self.stop().await
+        self.stop().await?;
+        self.engine.wait_for_shims().await;
+        Ok(())
     }
 }
 

@@ -27,6 +27,9 @@ use crate::config::Config;
 /// How long a start of containerd may take before its socket answers.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long shims may take to end, and the pause between two looks.
+const SHIMS_TIMEOUT: Duration = Duration::from_secs(10);
+const SHIMS_PAUSE: Duration = Duration::from_millis(20);
 const POLL: Duration = Duration::from_millis(10);
 const TAKE_TRIES: u32 = 50;
 const TAKE_PAUSE: Duration = Duration::from_millis(20);
@@ -105,6 +108,18 @@ impl Engine {
         match Keeper::take_soon(&own.dir).await? {
             Some(_right) => own.stop().await,
             None => Ok(()),
+        }
+    }
+
+    /// Waits for the shims of the node's own containerd, which outlive their last container, and it, by a moment.
+    pub(super) async fn wait_for_shims(&self) {
+        let Some(own) = &self.own else { return };
+        let deadline = time::Instant::now() + SHIMS_TIMEOUT;
+        while own.has_shims() {
+            if time::Instant::now() > deadline {
+                return tracing::warn!("shims go on without containers");
+            }
+            time::sleep(SHIMS_PAUSE).await;
         }
     }
 }
@@ -225,6 +240,18 @@ impl Own {
             .split(|byte| *byte == 0)
             .any(|arg| arg == config.as_os_str().as_encoded_bytes());
         is_own.then_some(process)
+    }
+
+    /// Whether a process is a shim that this containerd has started.
+    fn has_shims(&self) -> bool {
+        let is_shim = |command: &[u8]| {
+            let words: Vec<_> = command.split(|byte| *byte == 0).collect();
+            let socket = self.socket.as_os_str().as_encoded_bytes();
+            words.windows(2).any(|two| two == [b"-address", socket])
+        };
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let mut commands = processes.map(|process| fs::read(process.path().join("cmdline")));
+        commands.any(|command| command.is_ok_and(|command| is_shim(&command)))
     }
 
     async fn spawn(&self) -> io::Result<OwnedFd> {
