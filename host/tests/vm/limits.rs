@@ -64,6 +64,48 @@ fn classes_share_the_processors_by_their_weights() {
 }
 
 #[test]
+fn a_reload_changes_classes_of_running_sandboxes_and_a_wrong_file_fails_it() {
+    let machine = Machine::installed().unwrap();
+    machine
+        .run(&format!("{ASK} --fail http://127.0.0.1:8080/hello/"))
+        .unwrap();
+    let running = || {
+        machine
+            .run("opr ps --json | jq '[.[] | {id, created}]'")
+            .unwrap()
+    };
+    let before = running();
+    let reload = |settings: &str| {
+        machine.run(&format!(
+            "mkdir -p /etc/opr/opr.toml.d
+             printf '[class.function]\\n{settings}\\n' > /etc/opr/opr.toml.d/tuned.toml
+             systemctl reload opr
+             cd /sys/fs/cgroup/opr.slice/opr-containerd.service/opr/function
+             cat cpu.weight memory.high io.max; ls -d hello*/ | wc -l"
+        ))
+    };
+    let told =
+        reload(r#""cpu.weight" = 321\n"memory.high" = 512\n"io.max" = ["/dev/vda wbps=1048576"]"#);
+    let told = told.unwrap();
+    let words: Vec<_> = told.split_whitespace().collect();
+    let number = words[2];
+    let io = [number, "rbps=max", "wbps=1048576", "riops=max", "wiops=max"];
+    assert_eq!(words, [&["321", "536870912"], &io[..], &["1"]].concat());
+
+    let refused = reload(r#""cpu.weight" = 0"#).unwrap_err().to_string();
+    assert!(refused.contains("opr.service"), "{refused}");
+    let log = machine
+        .run("journalctl --unit opr --output cat --lines 50")
+        .unwrap();
+    let reason = "tuned.toml, line 2: 0 is not from 1 to 10000";
+    assert!(log.contains(reason), "{log}");
+
+    // What is no longer said is as if it had never been.
+    assert_eq!(reload("").unwrap(), "100\nmax\n1\n");
+    assert_eq!(running(), before);
+}
+
+#[test]
 fn limits_of_a_function_are_in_its_cgroup() {
     let machine = Machine::installed().unwrap();
     machine
