@@ -28,7 +28,7 @@ pub(super) fn set_class(path: &str, class: &Class) -> io::Result<Vec<&'static st
         files.find(|file| file.exists())
     };
     let read = |name: &str| find(name).and_then(|file| fs::read_to_string(file).ok());
-    let mut values = class::values(class, group.v2())?;
+    let mut values = class::values(class, group.v2());
     values.extend(class::io_values(&class.io_max, group.v2(), &|name| {
         read(name).unwrap_or_default()
     })?);
@@ -36,25 +36,19 @@ pub(super) fn set_class(path: &str, class: &Class) -> io::Result<Vec<&'static st
     let mut refused = Vec::new();
     for value in &values {
         match value.file.and_then(find) {
-            Some(file) => refused.extend(
-                fs::write(&file, &value.text)
-                    .is_err()
-                    .then_some((file, value)),
-            ),
-            // A default that cannot be set is there anyway.
+            Some(file) if fs::write(&file, &value.text).is_err() => refused.push((file, value)),
+            Some(_) => {}
             None if value.is_asked && !lacking.contains(&value.key) => lacking.push(value.key),
             None => {}
         }
     }
     // Limits that bound one another are refused until the other is set: memory and swap of version 1 are.
-    for (file, value) in refused {
-        match fs::write(file, &value.text) {
-            Err(error) if value.is_asked => {
-                let told = format!("{} = {}: {error}", value.key, value.text);
-                return Err(io::Error::new(error.kind(), told));
-            }
-            Ok(()) | Err(_) => {}
-        }
+    // A default that cannot be set is there anyway.
+    for (file, value) in refused.into_iter().filter(|(_, value)| value.is_asked) {
+        fs::write(file, &value.text).map_err(|error| {
+            let told = format!("{} = {}: {error}", value.key, value.text);
+            io::Error::new(error.kind(), told)
+        })?;
     }
     for sandbox in children(path) {
         for file in roots

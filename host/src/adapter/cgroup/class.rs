@@ -24,7 +24,7 @@ pub(super) struct Value {
 /// All limits of a class but those of disks, for version 2 or 1.
 ///
 /// Source: cgroup-v2.rst; sched-bwc.rst, cgroup-v1/memory.rst, cgroup-v1/blkio-controller.rst.
-pub(super) fn values(class: &Class, is_v2: bool) -> io::Result<Vec<Value>> {
+pub(super) fn values(class: &Class, is_v2: bool) -> Vec<Value> {
     let value = |key, text, is_asked| Value {
         key,
         file: if is_v2 { Some(key) } else { old_file(key) },
@@ -57,7 +57,7 @@ pub(super) fn values(class: &Class, is_v2: bool) -> io::Result<Vec<Value>> {
         Some(memory) if !is_v2 => class.memory_swap_max_mib.map(|swap| swap + memory),
         _ => class.memory_swap_max_mib,
     };
-    Ok(vec![
+    vec![
         value("cpu.weight", weight.to_string(), class.cpu_weight != 100),
         value("cpu.max", quota, class.cpu_max.is_some()),
         value(
@@ -77,7 +77,7 @@ pub(super) fn values(class: &Class, is_v2: bool) -> io::Result<Vec<Value>> {
         ),
         value("memory.swap.max", bytes(swap, none), swap.is_some()),
         value("io.weight", io_weight.to_string(), class.io_weight != 100),
-    ])
+    ]
 }
 
 /// The limits of disks, and the end of those that the kernel has and the class no longer: `read` tells what is in a file.
@@ -181,7 +181,7 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         assert_eq!(
-            asked(values(&class, true).unwrap()),
+            asked(values(&class, true)),
             [
                 "cpu.weight \"50\"",
                 "cpu.max \"150000 100000\"",
@@ -191,7 +191,7 @@ mod tests {
             ]
         );
         assert_eq!(
-            asked(values(&class, false).unwrap()),
+            asked(values(&class, false)),
             [
                 "cpu.shares \"512\"",
                 "cpu.cfs_quota_us \"150000\"",
@@ -200,7 +200,7 @@ mod tests {
                 "memory.memsw.limit_in_bytes \"83886080\"",
             ]
         );
-        assert_eq!(asked(values(&Class::default(), true).unwrap()), [""; 0]);
+        assert_eq!(asked(values(&Class::default(), true)), [""; 0]);
     }
 
     #[test]
@@ -208,25 +208,30 @@ mod tests {
         let class = ["8:0 rbps=100 wiops=7".parse().unwrap()];
         let told = |is_v2, kernel: &str| -> Vec<_> {
             let values = io_values(&class, is_v2, &|_| kernel.to_owned()).unwrap();
-            let texts = values.into_iter().map(|value| (value.text, value.is_asked));
-            texts.collect()
+            let tell = |value: Value| {
+                let end = if value.is_asked { "" } else { " (gone)" };
+                format!("{} {}{end}", value.file.unwrap(), value.text)
+            };
+            values.into_iter().map(tell).collect()
         };
-        let asked = ("8:0 rbps=100 wbps=max riops=max wiops=7".to_owned(), true);
+        let asked = "io.max 8:0 rbps=100 wbps=max riops=max wiops=7";
         let before =
             "8:0 rbps=max wbps=5 riops=max wiops=max\n8:16 rbps=1 wbps=max riops=max wiops=max\n";
-        let gone = "8:16 rbps=max wbps=max riops=max wiops=max";
-        assert_eq!(
-            told(true, before),
-            [(gone.to_owned(), false), asked.clone()]
-        );
+        let gone = "io.max 8:16 rbps=max wbps=max riops=max wiops=max (gone)";
+        assert_eq!(told(true, before), [gone, asked]);
         assert_eq!(told(true, ""), [asked]);
-        let old: Vec<_> = told(false, "8:16 5\n")
-            .into_iter()
-            .map(|(text, _)| text)
-            .collect();
-        let each = [
-            "8:16 0", "8:0 100", "8:16 0", "8:0 0", "8:16 0", "8:0 0", "8:16 0", "8:0 7",
-        ];
-        assert_eq!(old, each);
+        assert_eq!(
+            told(false, "8:16 5\n"),
+            [
+                "blkio.throttle.read_bps_device 8:16 0 (gone)",
+                "blkio.throttle.read_bps_device 8:0 100",
+                "blkio.throttle.write_bps_device 8:16 0 (gone)",
+                "blkio.throttle.write_bps_device 8:0 0",
+                "blkio.throttle.read_iops_device 8:16 0 (gone)",
+                "blkio.throttle.read_iops_device 8:0 0",
+                "blkio.throttle.write_iops_device 8:16 0 (gone)",
+                "blkio.throttle.write_iops_device 8:0 7",
+            ]
+        );
     }
 }
