@@ -25,15 +25,15 @@ const MIB: u64 = 1024 * 1024;
 /// A file system of fewer bytes holds nothing but itself.
 const SMALLEST: u64 = 32 * MIB;
 
-/// How long a sandbox waits for its part while others have theirs.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a sandbox waits for its part while others have theirs; a stop of the node may wait for it as long.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The kernel gives the space back some time after a file is removed, and tells nobody.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Mounts a new file system of `mib` MiB at `target`, kept in a file of `folder`. All together never take more than
-/// half of what is free: while there is not so much, this waits for others in the folder beside to end, and then makes
-/// do with less.
+/// Mounts a new file system of `mib` MiB at `target`, kept in a file of `folder`. None takes more than half of
+/// what is free, so that all together do not fill the disk: while there is not enough, this waits for others, whose
+/// folders are beside, to end, and in the end makes do with less.
 pub(super) fn mount(folder: &Path, target: &Path, mib: u64) -> io::Result<()> {
     let image = folder.join(IMAGE);
     let file = File::create_new(&image)?;
@@ -103,6 +103,15 @@ fn has_others(folder: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_is_at_most_half_and_never_next_to_nothing() {
+        let file = tempfile::tempfile().unwrap();
+        take(&file, 64 * MIB, 40 * MIB).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 40 * MIB);
+        let refused = take(&file, 64 * MIB, SMALLEST - 1).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::StorageFull);
+    }
 
     #[test]
     fn only_the_parts_of_others_are_worth_a_wait() {
