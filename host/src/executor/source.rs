@@ -149,9 +149,12 @@ impl Sources {
         known.files.get(&digest).map(|(source, _)| source.clone())
     }
 
-    /// Removes what nobody holds or has asked for lately.
+    /// Removes what nobody holds or has asked for lately. Nothing while one is being unpacked: who waited for that would
+    /// hold up all that come after.
     pub(super) async fn sweep(&self, now: Instant) {
-        let _alone = self.removal.write().await;
+        let Ok(_alone) = self.removal.try_write() else {
+            return;
+        };
         let kept = self.forget_unused(now);
         let code = self.code.clone();
         let removed = tokio::task::spawn_blocking(move || code.remove_unused(&kept));
@@ -293,6 +296,18 @@ mod tests {
         drop(source);
         node.sources.sweep(Instant::now() + KEPT).await;
         assert!(!directory.exists());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_removed_or_held_up_while_a_source_is_unpacked() {
+        let node = node();
+        node.sources.get(&node.write("a", "one")).await.unwrap();
+        let unpacking = node.sources.removal.read().await;
+        node.sources.sweep(Instant::now() + KEPT).await;
+        assert_eq!(node.n_files(), 1);
+        drop(unpacking);
+        node.sources.sweep(Instant::now() + KEPT).await;
+        assert_eq!(node.n_files(), 0);
     }
 
     #[tokio::test]
