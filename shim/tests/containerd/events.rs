@@ -64,7 +64,10 @@ impl Events {
         let wait = seen.wait_for(|all| of(all).iter().any(|text| text.starts_with(last)));
         match time::timeout(DEADLINE, wait).await {
             Ok(all) => of(&all.unwrap()),
-            Err(_) => panic!("{container}: no {last:?} in {:?}", of(&self.seen.borrow())),
+            Err(_) => panic!(
+                "{container} of {namespace}: no {last:?} in {:?}",
+                of(&self.seen.borrow())
+            ),
         }
     }
 }

@@ -241,8 +241,14 @@ async fn containers_outlive_a_containerd_that_is_killed() {
             .each_ref()
             .map(|id| node.container(Runtime::Ours, id).adopt());
         let [created, started, ends] = tasks;
-        assert_eq!(ends.wait().await.unwrap(), 137);
-        assert_eq!(ends.delete().await.unwrap(), 137);
+        match ends.wait().await {
+            Ok(code) => assert_eq!((code, ends.delete().await.unwrap()), (137, 137)),
+            // Later versions of containerd clean up what ended without them.
+            Err(status) => {
+                assert_eq!(status.code(), tonic::Code::NotFound);
+                ends.container.forget().await;
+            }
+        }
         assert_eq!(created.start().await.unwrap(), pids[0]);
         let run = started
             .run_exec("one", &process(&["echo", "still here"]))
