@@ -11,13 +11,17 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use opr_host::function::{Catalog, Runtime};
 use opr_images::build::BuildContext;
+use rustix::fs::{FlockOperation, flock};
 
 /// The archive of a runtime's image, built once per content of its sources and kept in the cache folder.
 pub(crate) fn runtime_archive(runtime: &str) -> Result<PathBuf> {
     let archive = archive_path(runtime)?;
+    fs::create_dir_all(archive.parent().context("a folder")?)?;
+    // Other tests may want it now.
+    let lock = fs::File::create(archive.with_extension("lock"))?;
+    flock(&lock, FlockOperation::LockExclusive)?;
     if !archive.exists() {
         let known = find(runtime)?;
-        fs::create_dir_all(archive.parent().context("a folder")?)?;
         let unfinished = archive.with_extension("unfinished");
         let output = Command::new(env!("CARGO_BIN_EXE_opr"))
             .args(["images", "build", "--version", known.version(), "--output"])

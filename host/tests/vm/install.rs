@@ -1,12 +1,13 @@
 //! From the package to an answered request, and back to a machine without a trace.
 
-use crate::machine::Machine;
+use crate::machine::{Disk, Installed, Machine};
 
 #[test]
 fn a_booted_machine_serves_its_functions_and_nothing_of_it_has_rights() {
-    let machine = Machine::installed().unwrap();
+    let disk = Installed::get().unwrap().disk;
+    let machine = Machine::boot(&disk, Disk::Kept).unwrap();
     let answer = machine
-        .run("curl --fail --silent --show-error http://127.0.0.1:8080/hello/")
+        .wait_for("curl --fail --silent --show-error http://127.0.0.1:8080/hello/")
         .unwrap();
     assert!(!answer.is_empty());
     // Root, and ids that have a name, run nothing of the node but its own programs.

@@ -2,8 +2,9 @@
 
 use std::{
     env, fs,
-    io::Write,
+    io::{Read, Write},
     net::TcpListener,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     thread,
@@ -35,30 +36,46 @@ pub(crate) fn folder() -> PathBuf {
         .expect("scripts/vm runs these tests")
 }
 
-/// A disk with the package installed, the node runtime's image imported and functions deployed, made once.
-pub(crate) fn installed() -> Result<PathBuf> {
-    let folder = folder();
-    let disk = folder.join("installed.img");
-    let lock = fs::File::create(folder.join("lock"))?;
-    flock(&lock, FlockOperation::LockExclusive)?;
-    if disk.exists() {
-        return Ok(disk);
+/// A machine with the package installed, the node runtime's image imported and functions deployed, at one moment.
+pub(crate) struct Installed {
+    pub(crate) disk: PathBuf,
+    memory: PathBuf,
+}
+
+impl Installed {
+    /// Made once for each package.
+    pub(crate) fn get() -> Result<Self> {
+        let folder = folder();
+        let installed = Self {
+            disk: folder.join("installed.img"),
+            memory: folder.join("installed.memory"),
+        };
+        let lock = fs::File::create(folder.join("lock"))?;
+        flock(&lock, FlockOperation::LockExclusive)?;
+        if !installed.disk.exists() {
+            installed.make()?;
+        }
+        Ok(installed)
     }
-    let half = folder.join("installed.half");
-    copy(&folder.join("base.img"), &half)?;
-    let machine = Machine::boot(&half, true)?;
-    machine.put(&folder.join("opr.deb"), "/root/opr.deb")?;
-    machine.put(&node_image()?, "/root/node.oci.tar")?;
-    machine.put_folder(&functions().join("probe"), "/root/probe")?;
-    machine.run("dpkg --install /root/opr.deb && opr images import /root/node.oci.tar && rm /root/node.oci.tar")?;
-    for name in ["hello", "other"] {
-        machine.run(&format!(
-            "opr deploy /root/probe --name {name} --timeout 60"
-        ))?;
+
+    fn make(&self) -> Result<()> {
+        let folder = folder();
+        let half = folder.join("installed.half");
+        copy(&folder.join("base.img"), &half)?;
+        let machine = Machine::boot(&half, Disk::Written)?;
+        machine.put(&folder.join("opr.deb"), "/root/opr.deb")?;
+        machine.put(&node_image()?, "/root/node.oci.tar")?;
+        machine.put_folder(&functions().join("probe"), "/root/probe")?;
+        machine.run("dpkg --install /root/opr.deb && opr images import /root/node.oci.tar && rm /root/node.oci.tar")?;
+        for name in ["hello", "other"] {
+            machine.run(&format!(
+                "opr deploy /root/probe --name {name} --timeout 60"
+            ))?;
+        }
+        machine.save(&self.memory)?;
+        fs::rename(&half, &self.disk)?;
+        Ok(())
     }
-    machine.power_off()?;
-    fs::rename(&half, &disk)?;
-    Ok(disk)
 }
 
 /// The archive of the node runtime's image.
@@ -80,70 +97,90 @@ pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What becomes of a machine's writes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Disk {
+    Written,
+    /// They are gone with the machine.
+    Kept,
+}
+
 impl Machine {
-    /// A machine with the package; what it writes is gone with it.
+    /// One that goes on where the installed one was left: no test waits for a start that is none of its matter.
     pub(crate) fn installed() -> Result<Self> {
-        let machine = Self::boot(&installed()?, false)?;
-        machine.wait_for("opr ps --json >/dev/null")?;
-        Ok(machine)
+        let Installed { disk, memory } = Installed::get()?;
+        let incoming = format!("exec:cat '{}'", memory.display());
+        Self::start(&disk, Disk::Kept, &["-incoming", &incoming])
     }
 
-    /// Boots `disk`, and waits until it lets one in.
-    pub(crate) fn boot(disk: &Path, writes: bool) -> Result<Self> {
+    /// Powers on.
+    pub(crate) fn boot(disk: &Path, writes: Disk) -> Result<Self> {
+        Self::start(disk, writes, &[])
+    }
+
+    /// Waits until it lets one in.
+    fn start(disk: &Path, writes: Disk, more: &[&str]) -> Result<Self> {
         let folder = folder();
         let dir = tempfile::tempdir()?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let text = |path: &Path| path.display().to_string();
-        let drive = format!(
-            "file={},format=raw,if=virtio,cache=writeback,snapshot={}",
-            text(disk),
-            if writes { "off" } else { "on" }
-        );
-        let qemu = Command::new("qemu-system-x86_64")
-            .args([
-                "-accel",
-                "tcg,thread=multi",
-                "-cpu",
-                "max",
-                "-smp",
-                "2",
-                "-m",
-                "3072",
-            ])
-            .args([
-                "-kernel",
-                &text(&folder.join("vmlinuz")),
-                "-initrd",
-                &text(&folder.join("initrd")),
-            ])
-            .args([
+        let path = |folder: &Path, name: &str| folder.join(name).display().to_string();
+        let snapshot = if writes == Disk::Kept { "on" } else { "off" };
+        let arguments = [
+            ("-accel", "tcg,thread=multi"),
+            // What it lacks would be emulated at a price, as in the kernel's command line.
+            ("-cpu", "Nehalem-v1"),
+            ("-smp", "2"),
+            ("-m", "3072"),
+            ("-kernel", &path(&folder, "vmlinuz")),
+            ("-initrd", &path(&folder, "initrd")),
+            (
                 "-append",
-                "root=/dev/vda rw console=ttyS0 panic=-1",
+                "root=/dev/vda rw console=ttyS0 panic=-1 mitigations=off",
+            ),
+            (
                 "-drive",
-                &drive,
-            ])
-            .args([
+                &format!(
+                    "file={},format=raw,if=virtio,cache=writeback,snapshot={snapshot}",
+                    disk.display()
+                ),
+            ),
+            (
                 "-nic",
                 &format!("user,model=virtio-net-pci,hostfwd=tcp:127.0.0.1:{port}-:22"),
-            ])
-            .args([
-                "-device",
-                "virtio-rng-pci",
-                "-display",
-                "none",
+            ),
+            ("-device", "virtio-rng-pci"),
+            ("-display", "none"),
+            (
                 "-monitor",
-                "none",
-            ])
-            .args([
-                "-serial",
-                &format!("file:{}", text(&dir.path().join("console"))),
-            ])
+                &format!("unix:{},server=on,wait=off", path(dir.path(), "monitor")),
+            ),
+            ("-serial", &format!("file:{}", path(dir.path(), "console"))),
+        ];
+        let qemu = Command::new("qemu-system-x86_64")
+            .args(arguments.iter().flat_map(|(name, value)| [*name, *value]))
+            .args(more)
             .stdin(Stdio::null())
             .spawn()
             .context("cannot start qemu-system-x86_64")?;
         let machine = Self { qemu, port, dir };
         machine.wait_for("true")?;
         Ok(machine)
+    }
+
+    /// Ends it and leaves its memory in `file`; with its disk it is what others go on from.
+    fn save(mut self, file: &Path) -> Result<()> {
+        self.run("sync")?;
+        let mut monitor = UnixStream::connect(self.dir.path().join("monitor"))?;
+        let target = file.display();
+        let commands = format!(
+            "migrate_set_parameter max-bandwidth 100G\nmigrate \"exec:cat > '{target}'\"\nquit\n"
+        );
+        monitor.write_all(commands.as_bytes())?;
+        let mut told = String::new();
+        monitor.read_to_string(&mut told)?;
+        self.qemu.wait()?;
+        ensure!(!told.contains("Error"), "the memory was not kept: {told}");
+        Ok(())
     }
 
     /// Runs a shell script as root; its output, where it succeeds.
@@ -197,13 +234,6 @@ impl Machine {
             .stdin(pack.stdout.context("a pipe")?)
             .output()?;
         ensure!(output.status.success(), "{} was not sent", folder.display());
-        Ok(())
-    }
-
-    /// Shuts down as an operator does, and waits for the end.
-    pub(crate) fn power_off(mut self) -> Result<()> {
-        let _ = self.ssh("systemctl poweroff", "")?;
-        self.qemu.wait()?;
         Ok(())
     }
 

@@ -48,7 +48,13 @@ fn a_restart_under_load_fails_no_request_and_restarts_no_instance() {
 
 #[test]
 fn an_upgrade_under_load_fails_no_request_and_restarts_no_instance() {
-    check("dpkg --install /root/opr.deb >/dev/null");
+    check(
+        "dpkg-deb --raw-extract /root/opr.deb /root/next
+         sed --in-place 's/^Version: .*/&.next/' /root/next/DEBIAN/control
+         dpkg-deb -Znone --build /root/next /root/next.deb >/dev/null
+         dpkg --install /root/next.deb >/dev/null
+         dpkg --status opr | grep --quiet '^Version: .*next'",
+    );
 }
 
 #[test]

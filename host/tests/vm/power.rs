@@ -2,7 +2,7 @@
 
 use std::{thread, time::Duration};
 
-use crate::machine::{Machine, copy, folder, installed};
+use crate::machine::{Disk, Installed, Machine, copy, folder};
 
 const CUTS: u64 = 10;
 
@@ -16,9 +16,9 @@ const WORK: &str = "
 #[test]
 fn a_node_comes_back_from_power_cuts_by_itself() {
     let disk = folder().join("power.img");
-    copy(&installed().unwrap(), &disk).unwrap();
+    copy(&Installed::get().unwrap().disk, &disk).unwrap();
     for cut in 0..CUTS {
-        let machine = Machine::boot(&disk, true).unwrap();
+        let machine = Machine::boot(&disk, Disk::Written).unwrap();
         let told =
             machine.wait_for("curl --fail --silent --max-time 180 http://127.0.0.1:8080/hello/");
         told.unwrap_or_else(|error| panic!("after cut {cut}: {error:#}"));
