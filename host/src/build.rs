@@ -30,6 +30,7 @@ use crate::{
 };
 
 mod artifact;
+mod cache;
 mod cleaning;
 pub mod client;
 mod error;
@@ -112,6 +113,7 @@ struct Inner {
     parts: Parts,
     /// Private copies of sources, one folder a build.
     sources: PathBuf,
+    caches: cache::Caches,
     turns: Turns<FunctionName>,
     running: tokio::sync::Semaphore,
     waiting: tokio::sync::Semaphore,
@@ -125,14 +127,16 @@ impl Builds {
     /// Prepares for builds, and removes the sources that a crash left. Blocks: called once, at start.
     ///
     /// # Errors
-    /// `<state_dir>/builds` cannot be made or emptied.
+    /// `<state_dir>/builds` or `<state_dir>/function-cache` cannot be made or emptied.
     pub fn new(config: &Config, parts: Parts) -> io::Result<Self> {
         let sources = config.state_dir.join("builds");
         empty(&sources)?;
+        let caches = cache::Caches::open(config.state_dir.join("function-cache"))?;
         Ok(Self {
             inner: Arc::new(Inner {
                 parts,
                 sources,
+                caches,
                 turns: Turns::default(),
                 running: tokio::sync::Semaphore::new(CONCURRENT),
                 waiting: tokio::sync::Semaphore::new(WAITING),
@@ -165,7 +169,7 @@ impl Builds {
             .expect("a build does not panic, and nobody aborts it")
     }
 
-    /// Removes a function, its builds' records, and its instances once no execution uses them.
+    /// Removes a function, its builds' records and cache, and its instances once no execution uses them.
     /// Waits for a running build of it. Answers whether there was one.
     ///
     /// # Errors
@@ -175,6 +179,9 @@ impl Builds {
         let Some(function) = self.inner.parts.store.remove(name).await? else {
             return Ok(false);
         };
+        if let Err(error) = self.inner.caches.remove(name) {
+            tracing::warn!(function = %name, %error, "could not remove a build's cache");
+        }
         self.inner.specs.forget(name);
         self.inner.retire(&function);
         Ok(true)

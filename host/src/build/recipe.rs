@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::cache;
 use crate::{
     adapter::{Mount, Source},
     config::Limits,
@@ -15,6 +16,7 @@ pub(super) const CODE: &str = "code";
 
 /// Runs in the image's working directory, `/usr/local/server`. Owners in the archive mean nothing here.
 const SCRIPT: &str = "tar --no-same-owner -zxf /tmp/source.tar.gz -C /mnt/code \
+     && { [ ! -f /tmp/stores.sqfs ] || cp /tmp/stores.sqfs /cache/ || rm -f /cache/stores.sqfs; } \
      && exec bash helpers/build.sh \"$OPR_BUILD_COMMAND\"";
 
 /// Package managers and compilers need more than a function does; the class weighs builds against functions.
@@ -28,13 +30,22 @@ pub(super) fn class() -> ClassName {
     ClassName::try_new("build").expect("a constant that is a name")
 }
 
-/// The job that builds `function` from the archive `source` of this host.
+/// Files of this host that a build begins with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Inputs<'a> {
+    /// The archive of the source.
+    pub(super) source: &'a Path,
+    /// What an earlier build kept.
+    pub(super) cache: Option<&'a Path>,
+}
+
+/// The job that builds `function`.
 pub(super) fn job(
     id: i64,
     function: &Function,
     runtime: &Runtime,
     command: Option<&str>,
-    source: &Path,
+    inputs: Inputs,
 ) -> JobSpec {
     let name = function.name.as_str();
     let name = &name[..name.len().min(40)];
@@ -43,6 +54,11 @@ pub(super) fn job(
         target: target.into(),
         is_writable: true,
     };
+    let host = |file: &Path, target: &str| Mount {
+        source: Source::Host(file.to_owned()),
+        target: target.into(),
+        is_writable: false,
+    };
     JobSpec {
         id: InstanceId::try_new(format!("{name}.build-{id}"))
             .expect("the start of a name and a number are a name"),
@@ -50,15 +66,15 @@ pub(super) fn job(
         image: runtime.image.clone(),
         command: ["bash", "-c", SCRIPT].map(Into::into).to_vec(),
         env: env(function, runtime, command),
-        mounts: vec![
+        mounts: [
             scratch("tmp", "/tmp"),
             scratch(CODE, "/mnt/code"),
-            Mount {
-                source: Source::Host(source.to_owned()),
-                target: "/tmp/source.tar.gz".into(),
-                is_writable: false,
-            },
-        ],
+            scratch(cache::FOLDER, "/cache"),
+            host(inputs.source, "/tmp/source.tar.gz"),
+        ]
+        .into_iter()
+        .chain(inputs.cache.map(|cache| host(cache, "/tmp/stores.sqfs")))
+        .collect(),
         limits: LIMITS,
     }
 }
@@ -109,7 +125,10 @@ mod tests {
             &function,
             &runtime,
             command,
-            Path::new("/state/source.tar.gz"),
+            Inputs {
+                source: Path::new("/state/source.tar.gz"),
+                cache: Some(Path::new("/state/hello.sqfs")),
+            },
         )
     }
 
@@ -134,10 +153,12 @@ mod tests {
         }
         expect![[r#"
             hello.build-7 build docker.io/openruntimes/node:v5-22
-            ["bash", "-c", "tar --no-same-owner -zxf /tmp/source.tar.gz -C /mnt/code && exec bash helpers/build.sh \"$OPR_BUILD_COMMAND\""]
+            ["bash", "-c", "tar --no-same-owner -zxf /tmp/source.tar.gz -C /mnt/code && { [ ! -f /tmp/stores.sqfs ] || cp /tmp/stores.sqfs /cache/ || rm -f /cache/stores.sqfs; } && exec bash helpers/build.sh \"$OPR_BUILD_COMMAND\""]
             Mount { source: Scratch("tmp"), target: "/tmp", is_writable: true }
             Mount { source: Scratch("code"), target: "/mnt/code", is_writable: true }
+            Mount { source: Scratch("cache"), target: "/cache", is_writable: true }
             Mount { source: Host("/state/source.tar.gz"), target: "/tmp/source.tar.gz", is_writable: false }
+            Mount { source: Host("/state/hello.sqfs"), target: "/tmp/stores.sqfs", is_writable: false }
             GREETING=hello
             OPEN_RUNTIMES_BUILD_COMPRESSION=squashfs
             OPEN_RUNTIMES_ENTRYPOINT=index.js

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::{
     BuildError, BuildEvent, Deployment, Inner, MAX_ARCHIVE_BYTES, TIMEOUT, WAITING, artifact,
-    blocking, log::Log, recipe,
+    blocking, cache, log::Log, recipe,
 };
 use crate::{
     config::Classes,
@@ -23,6 +23,7 @@ use crate::{
         job::Job,
     },
     function::{Function, Runtime, metadata},
+    id::FunctionName,
     telemetry::chain,
 };
 
@@ -110,6 +111,7 @@ impl Inner {
         self.parts.store.start_build(id).await?;
         let _ = plan.progress.try_send(BuildEvent::Started { build: id });
         let job = self.run(id, plan, log).await?;
+        self.keep_cache(name, &job).await;
         // Nothing is cleaned away until the function refers to its artifact.
         let _kept = self.cleaning.hold().await;
         let folder = job.scratch.join(recipe::CODE);
@@ -146,12 +148,17 @@ impl Inner {
     /// Runs the build's sandbox to its end. Where it fails, dropping it deletes it.
     async fn run(&self, id: i64, plan: &Plan, log: &mut Log) -> Result<Job, BuildError> {
         let name = || plan.function.name.clone();
+        let cache = self.caches.get(&plan.function.name);
+        let inputs = recipe::Inputs {
+            source: &plan.source,
+            cache: cache.as_deref(),
+        };
         let spec = recipe::job(
             id,
             &plan.function,
             &plan.runtime,
             plan.command.as_deref(),
-            &plan.source,
+            inputs,
         );
         let work = async {
             let mut job = self.parts.executor.run(spec).await?;
@@ -180,6 +187,16 @@ impl Inner {
             });
         }
         Ok(job)
+    }
+
+    /// A cache that cannot be kept is no reason to fail: the next build has the one before.
+    async fn keep_cache(&self, name: &FunctionName, job: &Job) {
+        let (caches, folder) = (self.caches.clone(), job.scratch.join(cache::FOLDER));
+        let function = name.clone();
+        let kept = blocking(move || caches.keep(&function, &folder)).await;
+        if let Err(error) = kept {
+            tracing::warn!(function = %name, error = chain(&error), "could not keep a build's cache");
+        }
     }
 
     /// A copy that nobody changes while the build reads it, and that the sandbox's ids may read.

@@ -7,7 +7,10 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    adapter::memory::{Machine, Memory},
+    adapter::{
+        Source,
+        memory::{Machine, Memory},
+    },
     code::unpack::tests::{gzip, tar},
     executor::execution::Fault,
     function::{store::BuildState, tests::function},
@@ -62,6 +65,19 @@ async fn program(machine: Machine) -> u32 {
     let command = value("OPR_BUILD_COMMAND");
     match command.split_once(' ').unwrap_or((&command, "")) {
         ("pack", name) => pack(name, &value("GREETING")),
+        ("cache", content) => {
+            fs::write(machine.scratch.join("cache/stores.sqfs"), content).unwrap();
+            pack("index.js", "");
+        }
+        ("cached", content) => {
+            let mut mounts = machine.spec.mounts.iter();
+            let kept = mounts.find(|mount| mount.target == Path::new("/tmp/stores.sqfs"));
+            let Source::Host(file) = &kept.unwrap().source else {
+                panic!("{kept:?}");
+            };
+            assert_eq!(fs::read_to_string(file).unwrap(), content);
+            pack("index.js", "");
+        }
         ("link", target) => symlink(target, &artifact).unwrap(),
         ("fail", code) => return code.parse().unwrap(),
         ("hang", _) => std::future::pending().await,
@@ -137,6 +153,24 @@ async fn a_deployment_becomes_the_function() {
     let log = node.store.build_log(builds[0].id).await.unwrap();
     assert_eq!(log.unwrap(), b"building\r\n");
     node.is_clean();
+}
+
+#[tokio::test]
+async fn a_build_begins_with_the_cache_of_the_one_before() {
+    let node = node().await;
+    for command in [
+        "cache one",
+        "cached one",
+        "cache two",
+        "fail 1",
+        "cached two",
+    ] {
+        let is_to_fail = command == "fail 1";
+        assert_eq!(node.deploy(command).await.is_err(), is_to_fail);
+    }
+    assert_eq!(node.names("function-cache"), ["hello.sqfs"]);
+    assert!(node.builds.remove(&"hello".parse().unwrap()).await.unwrap());
+    assert_eq!(node.names("function-cache"), [""; 0]);
 }
 
 #[tokio::test]

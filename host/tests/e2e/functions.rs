@@ -47,6 +47,27 @@ fn the_example_is_deployed_and_answers() -> Result<()> {
 }
 
 #[test]
+fn a_build_finds_what_the_one_before_kept_until_the_function_is_removed() -> Result<()> {
+    if !crate::can_run() {
+        return Ok(());
+    }
+    let node = Node::start()?;
+    node.import_runtime("node")?;
+    let text = "const fs = require('node:fs');
+        module.exports = async ({ res }) => res.text(fs.readFileSync(`${__dirname}/found`, 'utf8'));";
+    let mark = "/usr/local/cache/build/mark";
+    let command = format!("cp {mark} found || echo nothing > found; echo kept > {mark}");
+    let found = || -> Result<String> {
+        deploy(&node, "hello", text, &["--command", &command])?;
+        Ok(node.get("/hello/")?.text())
+    };
+    assert_eq!([found()?, found()?], ["nothing\n", "kept\n"]);
+    node.opr("rm", &["hello"])?;
+    assert_eq!(found()?, "nothing\n");
+    Ok(())
+}
+
+#[test]
 fn a_function_sees_the_request_as_the_client_sent_it() -> Result<()> {
     if !crate::can_run() {
         return Ok(());

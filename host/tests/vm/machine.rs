@@ -282,9 +282,20 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         if thread::panicking() {
-            let journal = self.ssh("journalctl -o cat -n 40 -u 'opr*' | cut -c 1-400", "");
+            let journal = self.ssh("journalctl --boot --output short-precise", "");
             let text = journal.map(|output| output.stdout).unwrap_or_default();
-            eprintln!("{}", String::from_utf8_lossy(&text));
+            let name = thread::current()
+                .name()
+                .unwrap_or("test")
+                .replace("::", "-");
+            let file = folder().join(format!("{name}.journal"));
+            let _ = fs::write(&file, &text);
+            eprintln!("the machine's journal is in {}", file.display());
+            let text = String::from_utf8_lossy(&text);
+            let own: Vec<_> = text.lines().filter(|line| line.contains("opr")).collect();
+            for line in &own[own.len().saturating_sub(40)..] {
+                eprintln!("{}", line.get(..400).unwrap_or(line));
+            }
         }
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();

@@ -3,15 +3,12 @@
 use std::path::Path;
 
 use super::{Inner, artifact, stage};
+pub(super) use crate::build::cache::{FILE, FOLDER};
 use crate::{
     build::{ArtifactError, MAX_ARCHIVE_BYTES, blocking},
     id::CacheKey,
     storage::objects::ObjectError,
 };
-
-/// The folder's name in a sandbox's scratch, and the file in it.
-pub(super) const FOLDER: &str = "cache";
-const FILE: &str = "stores.sqfs";
 
 /// A cache could not be put into a sandbox, or be taken out of it.
 #[derive(Debug, thiserror::Error)]
