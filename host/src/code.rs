@@ -123,32 +123,40 @@ impl CodeCache {
             .collect())
     }
 
-    /// Removes all code but that of these artifacts. Blocks. Answers how much there was.
+    /// Takes the names away of all code but that of these artifacts, so that nobody finds a half-removed directory.
+    /// Blocks for a moment.
     ///
     /// # Errors
-    /// The first failure; what could be removed is gone.
-    pub fn remove_unused(&self, used: &BTreeSet<Digest>) -> Result<usize, CodeError> {
-        let mut outcome = Ok(0);
-        for path in list(&self.directory)? {
-            match digest(&path) {
-                Some(digest) if !used.contains(&digest) => {}
-                _ => continue,
-            }
-            match (discard(&path), &mut outcome) {
-                (Ok(()), Ok(n)) => *n += 1,
-                (Err(error), Ok(_)) => outcome = Err(error),
-                (_, Err(_)) => {}
-            }
-        }
-        outcome
+    /// The disk refused to list; single failures are told by [`Nameless::remove`].
+    pub fn unname_unused(&self, used: &BTreeSet<Digest>) -> Result<Nameless, CodeError> {
+        let is_unused = |path: &PathBuf| digest(path).is_some_and(|digest| !used.contains(&digest));
+        let unused = list(&self.directory)?.into_iter().filter(is_unused);
+        Ok(Nameless(unused.map(|path| unname(&path)).collect()))
     }
 }
 
-/// Takes the name away first, so that nobody finds a half-removed directory.
-fn discard(path: &Path) -> Result<(), CodeError> {
+/// Code that nobody finds any more.
+#[derive(Debug)]
+#[must_use = "it is on the disk until the next start"]
+pub struct Nameless(Vec<Result<PathBuf, CodeError>>);
+
+impl Nameless {
+    /// Removes it. Blocks. Answers how much there was.
+    ///
+    /// # Errors
+    /// The first failure; what could be removed is gone.
+    pub fn remove(self) -> Result<usize, CodeError> {
+        let removed: Vec<_> = self.0.into_iter().map(|path| remove(&path?)).collect();
+        let n = removed.len();
+        removed.into_iter().collect::<Result<(), _>>()?;
+        Ok(n)
+    }
+}
+
+fn unname(path: &Path) -> Result<PathBuf, CodeError> {
     let gone = path.with_extension(format!("tmp-{:016x}", rand::random::<u64>()));
     fs::rename(path, &gone).map_err(disk("remove", path))?;
-    remove(&gone)
+    Ok(gone)
 }
 
 fn remove(path: &Path) -> Result<(), CodeError> {
@@ -266,7 +274,10 @@ mod tests {
         let kept_path = node.cache.ensure(&kept, &one).await.unwrap();
         node.cache.ensure(&gone, &two).await.unwrap();
         let used = BTreeSet::from([kept]);
-        assert_eq!(node.cache.remove_unused(&used).unwrap(), 1);
+        assert_eq!(
+            node.cache.unname_unused(&used).unwrap().remove().unwrap(),
+            1
+        );
         assert_eq!(node.listing(), [kept_path]);
     }
 

@@ -59,7 +59,7 @@ pub(super) async fn clean(inner: &Arc<Inner>) -> Result<(), BuildError> {
             let gone = inner.cleaning.decide(&present, &used);
             let kept = &present - &gone;
             // The one goes on where the other fails.
-            let n_code = parts.code.remove_unused(&kept);
+            let n_code = parts.code.unname_unused(&kept)?.remove();
             let n_artifacts = parts.storage.remove_unused(&kept)?;
             let n_code = n_code?;
             if !gone.is_empty() {

@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{OnceCell, RwLock};
+use tokio::{
+    sync::{OnceCell, RwLock},
+    task::spawn_blocking,
+};
 
 use crate::{
     code::{CodeCache, CodeError},
@@ -28,6 +31,7 @@ const KEPT: Duration = Duration::from_secs(600);
 
 /// The label of a container's archive.
 const LABEL: &str = "opr/source";
+const SOUND: &str = "file operations do not panic";
 
 /// The archives: `<state_dir>/sources/<64 hexadecimal digits>`, and below `code` what is in them.
 #[derive(Debug)]
@@ -152,13 +156,17 @@ impl Sources {
     /// Removes what nobody holds or has asked for lately. Nothing while one is being unpacked: who waited for that would
     /// hold up all that come after.
     pub(super) async fn sweep(&self, now: Instant) {
-        let Ok(_alone) = self.removal.try_write() else {
-            return;
+        let unnamed = {
+            let Ok(_alone) = self.removal.try_write() else {
+                return;
+            };
+            let kept = self.forget_unused(now);
+            let code = self.code.clone();
+            spawn_blocking(move || code.unname_unused(&kept)).await
         };
-        let kept = self.forget_unused(now);
-        let code = self.code.clone();
-        let removed = tokio::task::spawn_blocking(move || code.remove_unused(&kept));
-        if let Err(error) = removed.await.expect("file operations do not panic") {
+        // Whoever unpacks the same anew need not wait for this.
+        let removed = spawn_blocking(move || unnamed.expect(SOUND)?.remove()).await;
+        if let Err(error) = removed.expect(SOUND) {
             tracing::warn!(error = %chain(&error), "unpacked sources were not removed");
         }
     }
