@@ -67,6 +67,54 @@ class HelperTest(unittest.TestCase):
         self.assertEqual([name for name in left if name != "stores.sqfs"], [])
 
 
+class NetworkTest(HelperTest):
+    """What package managers are told of the network."""
+
+    def told(self, *before):
+        script = (f"source {HELPERS}/lifecycle/lib.sh; source {HELPERS}/build-cache-env.sh; "
+                  "echo ${npm_config_offline:-} ${GOPROXY:-} ${PIP_RETRIES:-}")
+        done = subprocess.run([*before, "bash", "-c", script], env={"PATH": os.environ["PATH"]},
+                              capture_output=True, text=True)
+        if before and done.returncode != 0:
+            self.skipTest(done.stderr)
+        return done.stdout.split()
+
+    @unittest.skipIf(len(open("/proc/net/route").readlines()) < 2, "this machine has no network")
+    def test_nothing_where_there_is_one(self):
+        self.assertEqual(self.told(), [])
+
+    def test_that_there_is_none(self):
+        self.assertEqual(self.told("unshare", "--map-root-user", "--net"), ["true", "off", "0"])
+
+
+class ShareTest(HelperTest):
+    def share(self, source, target):
+        self.run_script("-c", f"source {HELPERS}/lifecycle/lib.sh; share {source} {target}")
+
+    def test_adds_files_as_links(self):
+        self.write(f"{self.dir}/from/a/new")
+        self.write(f"{self.dir}/from/a/both", "theirs")
+        self.write(f"{self.dir}/to/a/both", "ours")
+        self.write(f"{self.dir}/to/own")
+        self.share(f"{self.dir}/from", f"{self.dir}/to")
+        self.assertTrue(os.path.samefile(f"{self.dir}/from/a/new", f"{self.dir}/to/a/new"))
+        self.assertEqual(self.read(f"{self.dir}/to/a/both"), "theirs")
+        self.assertTrue(os.path.exists(f"{self.dir}/to/own"))
+
+    def test_copies_to_another_file_system(self):
+        if not os.path.isdir("/dev/shm") or os.stat("/dev/shm").st_dev == os.stat(self.dir).st_dev:
+            self.skipTest("there is no other file system")
+        other = tempfile.mkdtemp(prefix="helpers-", dir="/dev/shm")
+        self.addCleanup(shutil.rmtree, other)
+        self.write(f"{self.dir}/from/a/new", "text")
+        self.share(f"{self.dir}/from", f"{other}/to")
+        self.assertEqual(self.read(f"{other}/to/a/new"), "text")
+
+    def test_leaves_what_is_not_there(self):
+        self.share(f"{self.dir}/absent", f"{self.dir}/to")
+        self.assertFalse(os.path.exists(f"{self.dir}/to"))
+
+
 class CacheTest(HelperTest):
     def save(self, **env):
         os.makedirs(self.root, exist_ok=True)

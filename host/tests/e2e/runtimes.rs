@@ -15,6 +15,8 @@ use crate::{
     table::checks,
 };
 
+mod dependencies;
+
 /// A language, whose probe is in a folder of `runtimes/<family>/test`.
 struct Language {
     family: &'static str,
@@ -118,18 +120,18 @@ macro_rules! tests {
 }
 
 tests! {
-    node: NODE conforms survives_hostile_functions;
-    python: PYTHON conforms survives_hostile_functions;
-    php: PHP conforms survives_hostile_functions;
-    ruby: RUBY conforms survives_hostile_functions;
-    bun: BUN conforms survives_hostile_functions;
-    deno: DENO conforms survives_hostile_functions;
-    go: GO conforms survives_hostile_functions;
-    rust: RUST conforms survives_hostile_functions;
-    java: JAVA conforms survives_hostile_functions fetches_dependencies;
+    node: NODE conforms survives_hostile_functions builds_without_a_network;
+    python: PYTHON conforms survives_hostile_functions builds_without_a_network;
+    php: PHP conforms survives_hostile_functions builds_without_a_network;
+    ruby: RUBY conforms survives_hostile_functions builds_without_a_network;
+    bun: BUN conforms survives_hostile_functions builds_without_a_network;
+    deno: DENO conforms survives_hostile_functions builds_without_a_network;
+    go: GO conforms survives_hostile_functions builds_without_a_network;
+    rust: RUST conforms survives_hostile_functions builds_without_a_network;
+    java: JAVA conforms survives_hostile_functions builds_without_a_network;
     cpp: CPP conforms survives_hostile_functions;
     swift: SWIFT conforms survives_hostile_functions;
-    kotlin: KOTLIN conforms survives_hostile_functions fetches_dependencies;
+    kotlin: KOTLIN conforms survives_hostile_functions builds_without_a_network;
     static_site: STATIC conforms;
     rendered_site: ASTRO conforms;
 }
@@ -323,30 +325,6 @@ impl Language {
             .collect();
         let values: Vec<_> = cookies.iter().map(|(_, value)| value.as_str()).collect();
         ensure!(values == ["a=1", "b=2; path=/", "c=3"], "{values:?}");
-        Ok(())
-    }
-
-    /// What the function's files name is fetched from a repository, and from none that is not there.
-    fn fetches_dependencies(&self) -> Result<()> {
-        if !crate::can_run() {
-            return Ok(());
-        }
-        let node = Node::start()?;
-        node.import_runtime(self.family)?;
-        let script = self.path("../jvm/test/repository.sh");
-        let source = self.path("test/dependencies");
-        let source = with_file(&node, &source, &script, "repository.sh")?;
-        let deploy = |repository: &str| {
-            let repository = format!("OPEN_RUNTIMES_MAVEN_REPOSITORY={repository}");
-            let build = ["--command", "bash repository.sh", "--env", &repository];
-            let args = [&["--runtime", self.family], &build[..]].concat();
-            node.deploy(&source, "probe", &args)
-        };
-        let refused = format!("{:#}", deploy("file:///nowhere/").unwrap_err());
-        ensure!(refused.contains("could not be fetched"), "{refused}");
-        deploy("file:///tmp/repository/")?;
-        let answer = node.get("/probe/")?;
-        ensure!(answer.text() == "Greetings!", "{}", answer.text());
         Ok(())
     }
 

@@ -35,6 +35,18 @@ is_empty() {
     [ ${#entries[@]} -eq 0 ]
 }
 
+# is_offline: whether no way leads out of the sandbox, as in a class with `outbound = "none"`.
+is_offline() {
+    [ -r /proc/net/route ] && ! grep -qv '^Iface' /proc/net/route && ! grep -qsv ' lo$' /proc/net/ipv6_route
+}
+
+# share FROM TO: TO gets the files of FROM, as links where both are on one file system.
+share() {
+    [ -d "$1" ] || return 0
+    mkdir -p "$2"
+    cp -Rlf "$1/." "$2/" 2> /dev/null || cp -Rf --preserve=mode,timestamps,links "$1/." "$2/"
+}
+
 # Appends `name=<seconds since began>` to the timings; one that cannot be written is no reason to fail.
 metric() {
     local micros=$((${EPOCHREALTIME/./} - ${2/./}))

@@ -33,3 +33,21 @@ compile_bytecode() {
     find "$1" -name __pycache__ -prune -exec rm -rf {} +
     /usr/bin/python3 -m compileall -qq --invalidation-mode unchecked-hash "$1" > /dev/null 2>&1 || true
 }
+
+# keep_packages DIR: in the build cache, in place of those of the build before.
+keep_packages() {
+    local kept part
+    kept=$(kept_packages)
+    rm -rf "$BUILD_CACHE_ROOT/runtime-env"
+    for part in bin lib; do share "$1/$part" "$kept/$part"; done
+    rm -rf "$kept"/bin/python* "$kept"/bin/pip* "$kept"/lib/python*/site-packages/pip{,-*}
+}
+
+# restore_packages DIR: those of the last build with a network, where it had this version of Python.
+restore_packages() {
+    share "$(kept_packages)" "$1"
+}
+
+kept_packages() {
+    printf '%s/runtime-env/%s' "$BUILD_CACHE_ROOT" "$(/usr/bin/python3 -c 'import sys; print(sys.implementation.cache_tag)')"
+}
