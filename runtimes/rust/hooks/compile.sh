@@ -32,7 +32,7 @@ cp "$CARGO_TARGET_DIR/release/rust_runtime" "$BUILD_DIR/rust_runtime"
 
 if [ "$key" != "$(cat "$compiled/key" 2> /dev/null)" ]; then
     rm -rf "$compiled"
-    mkdir -p "$compiled"
+    mkdir -p "$compiled/release"
     (cd "$CARGO_TARGET_DIR" && find release -newer "$SERVER_DIR/src/server.rs" -type f ! -path '*handler*' \
         ! -path '*rust_runtime*' -exec cp --parents --preserve=timestamps {} "$compiled/" \;)
     echo "$key" > "$compiled/key"
