@@ -5,7 +5,7 @@ use crate::machine::{Disk, Installed, Machine};
 #[test]
 fn a_booted_machine_serves_its_functions_and_nothing_of_it_has_rights() {
     let disk = Installed::get().unwrap().disk;
-    let machine = Machine::boot(&disk, Disk::Kept).unwrap();
+    let machine = Machine::boot(&disk, Disk::Unchanged).unwrap();
     let answer = machine
         .wait_for("curl --fail --silent --show-error http://127.0.0.1:8080/hello/")
         .unwrap();

@@ -102,7 +102,7 @@ pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
 pub(crate) enum Disk {
     Written,
     /// They are gone with the machine.
-    Kept,
+    Unchanged,
 }
 
 impl Machine {
@@ -110,7 +110,7 @@ impl Machine {
     pub(crate) fn installed() -> Result<Self> {
         let Installed { disk, memory } = Installed::get()?;
         let incoming = format!("exec:cat '{}'", memory.display());
-        Self::start(&disk, Disk::Kept, &["-incoming", &incoming])
+        Self::start(&disk, Disk::Unchanged, &["-incoming", &incoming])
     }
 
     /// Powers on.
@@ -124,7 +124,11 @@ impl Machine {
         let dir = tempfile::tempdir()?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let path = |folder: &Path, name: &str| folder.join(name).display().to_string();
-        let snapshot = if writes == Disk::Kept { "on" } else { "off" };
+        let snapshot = if writes == Disk::Unchanged {
+            "on"
+        } else {
+            "off"
+        };
         let arguments = [
             ("-accel", "tcg,thread=multi"),
             // What it lacks would be emulated at a price, as in the kernel's command line.

@@ -130,19 +130,14 @@ const MAVEN: (&str, &str) = ("OPEN_RUNTIMES_MAVEN_REPOSITORY", "file:///tmp/repo
 
 impl Language {
     /// The same function is built again where nothing is within reach, and not where nothing was kept either.
-    pub(super) fn builds_without_a_network(&self) -> Result<()> {
-        if !crate::can_run() {
-            return Ok(());
-        }
+    pub(super) fn builds_without_a_network(&self, node: &Node) -> Result<()> {
         let dependent = DEPENDENTS
             .iter()
             .find(|dependent| dependent.family == self.family);
         let dependent = dependent.context("a function with dependencies")?;
-        let node = Node::start()?;
-        node.import_runtime(self.family)?;
-        let source = self.dependent_source(&node, dependent)?;
+        let source = self.dependent_source(node, dependent)?;
         let build = |id: &str, cache: &str, is_first: bool| -> Result<Answer> {
-            let mut order = dependent.order(&node, is_first);
+            let mut order = dependent.order(node, is_first);
             order["runtimeId"] = json!(id);
             order["image"] = json!(self.image()?);
             order["source"] = json!(source);
