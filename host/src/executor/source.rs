@@ -11,10 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{
-    sync::{OnceCell, RwLock},
-    task::spawn_blocking,
-};
+use tokio::sync::{OnceCell, RwLock};
 
 use crate::{
     code::{CodeCache, CodeError},
@@ -31,7 +28,6 @@ const KEPT: Duration = Duration::from_secs(600);
 
 /// The label of a container's archive.
 const LABEL: &str = "opr/source";
-const SOUND: &str = "file operations do not panic";
 
 /// The archives: `<state_dir>/sources/<64 hexadecimal digits>`, and below `code` what is in them.
 #[derive(Debug)]
@@ -40,7 +36,7 @@ pub(super) struct Sources {
     objects: Objects,
     code: Arc<CodeCache>,
     /// Whoever removes unpacked code has it alone.
-    removal: RwLock<()>,
+    removal: Arc<RwLock<()>>,
     known: Mutex<Known>,
     turns: Turns<String>,
 }
@@ -87,7 +83,7 @@ impl Sources {
             dir,
             objects,
             code: Arc::new(code),
-            removal: RwLock::default(),
+            removal: Arc::default(),
             known: Mutex::new(known),
             turns: Turns::default(),
         })
@@ -156,17 +152,18 @@ impl Sources {
     /// Removes what nobody holds or has asked for lately. Nothing while one is being unpacked: who waited for that would
     /// hold up all that come after.
     pub(super) async fn sweep(&self, now: Instant) {
-        let unnamed = {
-            let Ok(_alone) = self.removal.try_write() else {
-                return;
-            };
-            let kept = self.forget_unused(now);
-            let code = self.code.clone();
-            spawn_blocking(move || code.unname_unused(&kept)).await
+        let Ok(alone) = self.removal.clone().try_write_owned() else {
+            return;
         };
-        // Whoever unpacks the same anew need not wait for this.
-        let removed = spawn_blocking(move || unnamed.expect(SOUND)?.remove()).await;
-        if let Err(error) = removed.expect(SOUND) {
+        let kept = self.forget_unused(now);
+        let code = self.code.clone();
+        let removed = tokio::task::spawn_blocking(move || {
+            let unnamed = code.unname_unused(&kept);
+            // Whoever unpacks the same anew need not wait for the rest.
+            drop(alone);
+            unnamed?.remove()
+        });
+        if let Err(error) = removed.await.expect("file operations do not panic") {
             tracing::warn!(error = %chain(&error), "unpacked sources were not removed");
         }
     }

@@ -130,7 +130,8 @@ impl Machine {
             "off"
         };
         let arguments = [
-            ("-accel", "tcg,thread=multi"),
+            // With a thread for each of its processors, one has executed what another had half patched.
+            ("-accel", "tcg,thread=single"),
             // What it lacks would be emulated at a price, as in the kernel's command line.
             ("-cpu", "Nehalem-v1"),
             ("-smp", "2"),

@@ -151,10 +151,10 @@ impl Outcome {
         match result {
             Ok(run) => {
                 let mut events = run.events.clone();
-                // The kernel may kill more than one process before there is room.
-                events.dedup();
-                // Its word and that of the end come by different ways.
+                // The kernel's word of want and that of the end come by different ways.
                 events.sort_by_key(|event| event.starts_with("oom"));
+                // It may kill more than one process before there is room.
+                events.dedup();
                 status = Some(run.exit);
                 let _ = writeln!(text, "exit {}\nevents {}", run.exit, events.join(", "));
                 let _ = writeln!(text, "stdout:\n{}", run.stdout);
