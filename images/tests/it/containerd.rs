@@ -53,7 +53,11 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
     }
 
     pub(crate) async fn images(&self) -> Images {
-        Images::connect(&self.socket(), "test", "overlayfs")
+        self.images_in("test").await
+    }
+
+    pub(crate) async fn images_in(&self, namespace: &str) -> Images {
+        Images::connect(&self.socket(), namespace, "overlayfs")
             .await
             .unwrap()
     }

@@ -235,6 +235,24 @@ async fn refuses_damaged_and_endless_archives() {
 }
 
 #[tokio::test]
+async fn imports_what_another_namespace_has() {
+    if !can_run(&["containerd"]) {
+        return;
+    }
+    let containerd = Containerd::start();
+    let (_dir, dir) = scratch();
+    let file = dir.join("x.tar");
+    TestImage::new("shared", 0).write_archive(&file, "a:1");
+    let mut imported = Vec::new();
+    for namespace in ["one", "two"] {
+        let images = containerd.images_in(namespace).await;
+        imported.push(images.import(&file, None, &()).await.unwrap());
+        assert_eq!(images.list().await.unwrap().len(), 1);
+    }
+    assert_eq!(imported[0], imported[1]);
+}
+
+#[tokio::test]
 async fn refuses_images_that_contradict_themselves() {
     if !can_run(&["containerd"]) {
         return;
