@@ -109,6 +109,21 @@ impl Writer {
         Ok(())
     }
 
+    /// Appends what the ingest lacks of `data`, which begins at the blob's byte `begin`. It may hold some from the start:
+    /// of an attempt that was cut off, or all, where another namespace has the blob.
+    pub(crate) async fn write_from(
+        &mut self,
+        begin: u64,
+        mut data: Vec<u8>,
+    ) -> Result<(), CallError> {
+        let held = self.offset.saturating_sub(begin);
+        let held = usize::try_from(held).unwrap_or(usize::MAX).min(data.len());
+        match data.split_off(held) {
+            rest if rest.is_empty() => Ok(()),
+            rest => self.write(rest).await,
+        }
+    }
+
     /// Closes the ingest and puts its bytes into the store; answers their digest.
     pub(crate) async fn commit(
         mut self,
@@ -186,10 +201,7 @@ pub(crate) async fn write_all(
     let Some(mut writer) = Writer::open(client, lease, &name, expected).await? else {
         return Ok(set_labels(client, digest, labels).await?);
     };
-    let rest = bytes.get(writer.offset() as usize..).unwrap_or_default();
-    if !rest.is_empty() {
-        writer.write(rest.to_vec()).await?;
-    }
+    writer.write_from(0, bytes.to_vec()).await?;
     writer.commit(Some(digest), labels).await.map(drop)
 }
 

@@ -113,23 +113,18 @@ impl Import<'_> {
         let ingest = format!("opr-import-{}", unique());
         let wanted = expected.as_deref().map(|digest| (digest, size));
         let mut writer = Writer::open(client, lease, &ingest, wanted).await?;
-        // What another namespace of containerd's has is there from the start.
-        let mut skip = writer.as_ref().map_or(0, Writer::offset);
         let mut done = 0;
         while let Some(event) = events.recv().await {
             match (event, writer.as_mut()) {
-                (Event::Data(mut bytes), writer) => {
+                (Event::Data(bytes), writer) => {
+                    let begin = done;
                     done += bytes.len() as u64;
-                    let from = usize::try_from(skip).unwrap_or(usize::MAX).min(bytes.len());
-                    skip -= from as u64;
                     if let Some(digest) = &expected {
                         let state = LayerState::Downloading { done, total: size };
                         self.progress.layer(digest, state);
                     }
-                    if let Some(writer) = writer
-                        && from < bytes.len()
-                    {
-                        writer.write(bytes.split_off(from)).await?;
+                    if let Some(writer) = writer {
+                        writer.write_from(begin, bytes).await?;
                     }
                 }
                 (_, None) => return Ok(expected),

@@ -95,18 +95,16 @@ impl Import<'_> {
             return Ok(());
         };
         let mut file = tokio::fs::File::from_std(file).take(size);
-        let mut skip = writer.offset();
+        let mut begin = 0;
         loop {
             let mut piece = Vec::with_capacity(PIECE);
             let read = (&mut file).take(PIECE as u64).read_to_end(&mut piece).await;
             if read.map_err(|source| self.unreadable(source))? == 0 {
                 break;
             }
-            let from = usize::try_from(skip).unwrap_or(usize::MAX).min(piece.len());
-            skip -= from as u64;
-            if from < piece.len() {
-                writer.write(piece.split_off(from)).await?;
-            }
+            let length = piece.len() as u64;
+            writer.write_from(begin, piece).await?;
+            begin += length;
             let done = writer.offset();
             self.progress
                 .layer(&layer.digest, LayerState::Downloading { done, total: size });
