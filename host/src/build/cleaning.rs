@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::{RwLock, RwLockReadGuard};
 
 use super::{BuildError, Inner, blocking};
-use crate::id::Digest;
+use crate::{code::Nameless, id::Digest};
 
 /// What was of no use at the last look.
 #[derive(Debug, Default)]
@@ -59,7 +59,7 @@ pub(super) async fn clean(inner: &Arc<Inner>) -> Result<(), BuildError> {
             let gone = inner.cleaning.decide(&present, &used);
             let kept = &present - &gone;
             // The one goes on where the other fails.
-            let n_code = parts.code.unname_unused(&kept)?.remove();
+            let n_code = parts.code.unname_unused(&kept).and_then(Nameless::remove);
             let n_artifacts = parts.storage.remove_unused(&kept)?;
             let n_code = n_code?;
             if !gone.is_empty() {
