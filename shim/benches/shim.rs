@@ -7,8 +7,6 @@
 
 #[path = "shim/baseline.rs"]
 mod baseline;
-#[path = "shim/inside.rs"]
-mod inside;
 #[path = "shim/measure.rs"]
 mod measure;
 #[path = "shim/sys.rs"]
@@ -22,7 +20,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
-use harness::{container, node, rootfs, spec, task, traces};
+use harness::{container, inside, node, rootfs, spec, task, traces};
 use node::Node;
 
 /// One line of the result: what was measured, of us and of a peer, and what our figure has to be.

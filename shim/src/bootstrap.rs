@@ -1,20 +1,14 @@
 //! What containerd executes: `start`, once for each container, and `delete`, once what is left must go.
 //!
 //! ```text
-//! containerd ── start ──▶ connects to the group's socket ── answers ──▶ prints its address
-//!                           └── nobody answers: binds it, spawns the daemon with it ──┘
+//! containerd ── start ──▶ connects to the group's socket ── announces the container ──▶ prints its address
+//!                           └── nobody answers: binds it, spawns the daemon with it ──────┘
 //! ```
 //!
-//! Both are short and have no runtime; without an action this program is the daemon (see `serve`).
+//! Both are short and have no runtime. The daemon is a program of its own (see `serve`), so that this one is small:
+//! what the linker relocates and the kernel maps is the longest part of its life.
 
-use std::{
-    env,
-    error::Error,
-    ffi::OsString,
-    io::{self, Write},
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{env, io, path::PathBuf, process::ExitCode};
 
 use containerd_shim::{
     Flags,
@@ -24,10 +18,7 @@ use containerd_shim::{
     },
 };
 
-use crate::{
-    serve::{self, ServeError},
-    socket::SocketError,
-};
+use crate::{program, socket::SocketError};
 
 mod cleanup;
 mod daemon;
@@ -40,13 +31,12 @@ containerd-shim-opr-v1: makes OCI containers for containerd, which starts it by 
 
   ctr run --runtime io.containerd.opr.v1 IMAGE NAME
 
-Usage: containerd-shim-opr-v1 [FLAGS] [start|delete]
+Usage: containerd-shim-opr-v1 [FLAGS] start|delete
 
   -namespace NAME       containerd's namespace
   -id NAME              the container
   -address PATH         containerd's socket
   -bundle PATH          the container's bundle, where it is not the working directory
-  -socket ADDRESS       the socket that the daemon serves
   -publish-binary PATH  accepted for containerd's sake
   -debug                more lines in the log
   -info                 prints what this runtime is, as containerd's message
@@ -73,9 +63,14 @@ pub enum BootstrapError {
     /// The group's socket.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// The daemon is not there.
-    #[error("cannot start the daemon")]
-    Spawn(#[source] io::Error),
+    /// The daemon's program is not there, or does not start.
+    #[error("cannot start the daemon {}", program.display())]
+    Spawn {
+        /// Beside this program.
+        program: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// Something of the container is still there.
     #[error("cannot clean up after {id}: {reason}")]
     Cleanup {
@@ -84,42 +79,15 @@ pub enum BootstrapError {
         /// What failed.
         reason: String,
     },
-    /// The daemon ended badly.
-    #[error(transparent)]
-    Serve(#[from] ServeError),
 }
 
 /// Runs the program as its command line says.
 #[must_use]
 pub fn main() -> ExitCode {
-    let arguments: Vec<OsString> = env::args_os().skip(1).collect();
-    match run(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            let mut text = format!("containerd-shim-opr-v1: {e}");
-            let mut cause = e.source();
-            while let Some(error) = cause {
-                text += &format!(": {error}");
-                cause = error.source();
-            }
-            log::error!("{text}");
-            eprintln!("{text}");
-            ExitCode::FAILURE
-        }
-    }
+    program::main("containerd-shim-opr-v1", HELP, run)
 }
 
-fn run(arguments: &[OsString]) -> Result<(), BootstrapError> {
-    let is_help = |argument: &OsString| ["-h", "-help", "--help"].iter().any(|h| argument == h);
-    if arguments.iter().any(is_help) {
-        return print(HELP.as_bytes());
-    }
-    let flags =
-        containerd_shim::parse(arguments).map_err(|e| BootstrapError::Request(e.to_string()))?;
-    if flags.version {
-        let text = format!("containerd-shim-opr-v1:\n  Version:  {}\n", version());
-        return print(text.as_bytes());
-    }
+fn run(flags: &Flags) -> Result<(), BootstrapError> {
     if flags.info {
         return info();
     }
@@ -128,10 +96,12 @@ fn run(arguments: &[OsString]) -> Result<(), BootstrapError> {
         return Err(BootstrapError::Request(text));
     }
     match flags.action.as_str() {
-        "start" => daemon::start(&flags),
-        "delete" => delete(&flags),
-        "" => Ok(serve::run(&flags)?),
-        other => Err(BootstrapError::Request(format!("unknown action {other:?}"))),
+        "start" => daemon::start(flags),
+        "delete" => delete(flags),
+        other => {
+            let text = format!("{other:?} is no action: start and delete are");
+            Err(BootstrapError::Request(text))
+        }
     }
 }
 
@@ -140,7 +110,7 @@ fn info() -> Result<(), BootstrapError> {
     let info = RuntimeInfo {
         name: NAME.to_owned(),
         version: MessageField::some(RuntimeVersion {
-            version: version().to_owned(),
+            version: program::VERSION.to_owned(),
             ..RuntimeVersion::default()
         }),
         ..RuntimeInfo::default()
@@ -162,19 +132,13 @@ fn delete(flags: &Flags) -> Result<(), BootstrapError> {
     print(&encode(&response)?)
 }
 
-fn version() -> &'static str {
-    env!("CARGO_PKG_VERSION")
-}
-
 fn encode(message: &impl Message) -> Result<Vec<u8>, BootstrapError> {
     let bytes = message.write_to_bytes();
     bytes.map_err(|e| BootstrapError::Request(e.to_string()))
 }
 
 fn print(bytes: &[u8]) -> Result<(), BootstrapError> {
-    let mut stdout = io::stdout().lock();
-    let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
-    written.map_err(|source| BootstrapError::File {
+    program::print(bytes).map_err(|source| BootstrapError::File {
         what: "write",
         path: "standard output".into(),
         source,

@@ -26,7 +26,7 @@ mod spawner;
 pub(crate) mod tree;
 
 use child::{Order, Report};
-use request::{Bearing, Prepared};
+use request::{Bearing, Planned, Surroundings};
 use spawner::{Reply, Request, Spawner};
 
 /// Makes processes. Cheap to copy. Requests go to the spawner one after another; each has its reply to itself.
@@ -36,7 +36,7 @@ pub struct Launcher(Arc<Mutex<Spawner>>);
 /// A request whose reply is still to come.
 struct Asked(UnixStream);
 
-/// A container to be made.
+/// A container to be made, as far as its bundle tells it.
 #[derive(Debug)]
 pub struct CreateRequest {
     /// The container's name.
@@ -45,12 +45,17 @@ pub struct CreateRequest {
     pub bundle: PathBuf,
     /// `config.json`.
     pub spec: Spec,
+    /// The folder of version 2 that the main process is born into.
+    pub birthplace: Option<OwnedFd>,
+}
+
+/// What a container needs beside its bundle.
+#[derive(Debug)]
+pub struct CompleteRequest {
     /// The root file system as containerd tells it; empty where it is in the bundle already.
     pub rootfs: Vec<RootfsMount>,
     /// What the main process reads and writes.
     pub stdio: ProcessStdio,
-    /// The folder of version 2 that the main process is born into.
-    pub birthplace: Option<OwnedFd>,
     /// Keeps the session keyring of this process (runc's `no_new_keyring`).
     pub no_new_keyring: bool,
 }
@@ -98,6 +103,22 @@ pub enum ProcessStdio {
     Terminal,
 }
 
+/// A container whose process waits for the rest of its plan. Dropping it ends the process, and blocks until then.
+#[derive(Debug)]
+pub struct Prepared {
+    pid: u32,
+    newborn: Option<Newborn>,
+}
+
+/// A process that has got a plan.
+#[derive(Debug)]
+struct Newborn {
+    pid: u32,
+    pidfd: OwnedFd,
+    control: UnixStream,
+    around: Surroundings,
+}
+
 /// A process that waits before its program.
 #[derive(Debug)]
 pub struct Created {
@@ -107,6 +128,8 @@ pub struct Created {
     pub pidfd: OwnedFd,
     /// The terminal's master side.
     pub console: Option<OwnedFd>,
+    /// Keeps a new container's root file system mounted after the process has ended.
+    pub root: Option<OwnedFd>,
     /// Lets it go on.
     pub gate: Gate,
 }
@@ -160,19 +183,23 @@ impl Launcher {
         self.lock().process().try_clone_to_owned()
     }
 
-    /// Makes a container; its main process waits before its program. While it is born, `complete` makes the rest of
+    /// Makes a container as far as its bundle tells it. While its main process is born, `complete` makes the rest of
     /// its cgroup. Blocks.
     ///
     /// # Errors
     /// Those of `complete`; see [`LaunchError`]. Nothing is left of a process that failed.
-    pub fn create<E: From<LaunchError>>(
+    pub fn prepare<E: From<LaunchError>>(
         &self,
         mut request: CreateRequest,
         complete: impl FnOnce() -> Result<Entry, E>,
-    ) -> Result<Created, E> {
+    ) -> Result<Prepared, E> {
         let bearing = request::container_birth(&mut request)?;
-        self.make(bearing, |bearing| {
+        let newborn = self.make(bearing, |bearing| -> Result<_, E> {
             Ok(request::container(request, complete()?, bearing, self)?)
+        })?;
+        Ok(Prepared {
+            pid: newborn.pid,
+            newborn: Some(newborn),
         })
     }
 
@@ -182,17 +209,18 @@ impl Launcher {
     /// See [`LaunchError`].
     pub fn exec(&self, mut request: ExecRequest) -> Result<Created, LaunchError> {
         let bearing = request::exec_birth(&mut request)?;
-        self.make(bearing, |_| request::exec(request))
+        let newborn = self.make(bearing, |_| request::exec(request))?;
+        newborn.grow(|_| Ok(None))
     }
 
     /// The process is born while its plan is made.
     fn make<E: From<LaunchError>>(
         &self,
         bearing: Bearing,
-        prepare: impl FnOnce(&Bearing) -> Result<Prepared, E>,
-    ) -> Result<Created, E> {
+        plan: impl FnOnce(&Bearing) -> Result<Planned, E>,
+    ) -> Result<Newborn, E> {
         let born = self.bear(&bearing)?;
-        let prepared = prepare(&bearing);
+        let planned = plan(&bearing);
         // What the process has of them is its own: here they would keep it from seeing the end of others.
         let Bearing {
             control,
@@ -201,22 +229,22 @@ impl Launcher {
         } = bearing;
         drop(descriptors);
         let (pid, pidfd) = born.process()?;
-        let made = prepared.and_then(|prepared| Ok(prepared.hand_over(pid, &control)?));
-        if made.is_err() {
-            let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
-            let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
-        }
-        let (process, console) = made?;
-        Ok(Created {
-            pid,
-            pidfd,
-            console,
-            gate: Gate {
+        let handed = planned.and_then(|planned| {
+            tell(&control, &planned.plan, &planned.descriptors)?;
+            Ok(planned.process)
+        });
+        match handed {
+            Ok(around) => Ok(Newborn {
+                pid,
+                pidfd,
                 control,
-                state: process.state(pid, "created"),
-                poststart: process.poststart,
-            },
-        })
+                around,
+            }),
+            Err(error) => {
+                end(&pidfd);
+                Err(error)
+            }
+        }
     }
 
     fn bear(&self, bearing: &Bearing) -> Result<Asked, LaunchError> {
@@ -317,7 +345,7 @@ async fn readable(stream: UnixStream) -> io::Result<UnixStream> {
 
 /// Runs the hooks that follow the end of a container, all of them.
 pub async fn poststop(id: &str, bundle: &std::path::Path, spec: &Spec) {
-    let Ok(process) = request::Surroundings::new(id, bundle, spec) else {
+    let Ok(process) = Surroundings::new(id, bundle, spec) else {
         return;
     };
     let run = move || {
@@ -343,6 +371,26 @@ fn lost() -> LaunchError {
     step("make a process")(io::Error::other("it ended without a word"))
 }
 
+/// Gives a process what it waits for. One that has ended has left a word why, which is read afterwards.
+fn tell(
+    control: &UnixStream,
+    message: &impl serde::Serialize,
+    descriptors: &[OwnedFd],
+) -> Result<(), LaunchError> {
+    let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+    match channel::send(control, message, &borrowed) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(step("give the process its plan")(error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn end(pidfd: &OwnedFd) {
+    let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
+    let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+}
+
 fn reap(pid: u32) -> io::Result<()> {
     let pid =
         rustix::process::Pid::from_raw(pid.cast_signed()).ok_or(io::ErrorKind::InvalidData)?;
@@ -354,36 +402,68 @@ fn reap(pid: u32) -> io::Result<()> {
 }
 
 impl Prepared {
-    /// Gives the process its plan, and goes with it until it waits before its program; answers its terminal's
-    /// master side.
-    fn hand_over(
-        self,
-        pid: u32,
-        control: &UnixStream,
-    ) -> Result<(request::Surroundings, Option<OwnedFd>), LaunchError> {
-        let Self {
-            plan,
-            descriptors,
-            process,
-        } = self;
-        let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-        let sent = channel::send(control, &plan, &borrowed);
-        drop(descriptors);
-        // One that has ended has left a word why.
-        let made = match sent {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                Err(step("give the process its plan")(error))
-            }
-            Ok(()) | Err(_) => process.see_to(pid, control),
-        };
-        if made.is_err() {
-            process.run_poststop();
-        }
-        made.map(|console| (process, console))
+    /// Completes the container; its process waits before its program then. Blocks.
+    ///
+    /// # Errors
+    /// See [`LaunchError`]. Nothing is left of a process that failed.
+    pub fn complete(mut self, request: CompleteRequest) -> Result<Created, LaunchError> {
+        let newborn = self.newborn.take().ok_or_else(lost)?;
+        newborn.grow(|newborn| {
+            let (completion, mut descriptors) = request::completion(request, &newborn.around)?;
+            tell(&newborn.control, &completion, &descriptors)?;
+            Ok(Some(descriptors.swap_remove(completion.root)))
+        })
+    }
+
+    /// The main process, as this process sees it.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
     }
 }
 
-impl request::Surroundings {
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        if let Some(newborn) = &self.newborn {
+            end(&newborn.pidfd);
+        }
+    }
+}
+
+impl Newborn {
+    /// Gives the process what is left to give, and goes with it until it waits before its program.
+    fn grow(
+        self,
+        give: impl FnOnce(&Self) -> Result<Option<OwnedFd>, LaunchError>,
+    ) -> Result<Created, LaunchError> {
+        let made = give(&self)
+            .and_then(|root| Ok((root, self.around.see_to(self.pid, &self.control)?)))
+            .inspect_err(|_| {
+                self.around.run_poststop();
+                end(&self.pidfd);
+            });
+        let (root, console) = made?;
+        let Self {
+            pid,
+            pidfd,
+            control,
+            around,
+        } = self;
+        Ok(Created {
+            pid,
+            pidfd,
+            console,
+            root,
+            gate: Gate {
+                control,
+                state: around.state(pid, "created"),
+                poststart: around.poststart,
+            },
+        })
+    }
+}
+
+impl Surroundings {
     /// Goes with a process until it waits before its program; answers its terminal's master side.
     fn see_to(&self, pid: u32, control: &UnixStream) -> Result<Option<OwnedFd>, LaunchError> {
         loop {

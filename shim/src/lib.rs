@@ -2,8 +2,8 @@
 //! one process.
 //!
 //! ```text
-//! bootstrap ──▶ serve ──▶ service ──▶ task ──▶ stdio, launch ──▶ plan
-//!                                      └───▶ cgroup, events, reaper
+//! bootstrap ──▶ announce ──▶ service ──▶ task ──▶ stdio, launch ──▶ plan
+//!                 serve ─────────┘         └───▶ cgroup, events, reaper
 //! ```
 
 pub mod bootstrap;
@@ -18,7 +18,9 @@ pub mod socket;
 pub mod stdio;
 pub mod task;
 
+mod announce;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod plan;
+mod program;
 mod sys;

@@ -1,4 +1,4 @@
-//! The shim's program.
+//! The program that containerd executes.
 
 use std::process::ExitCode;
 

@@ -43,7 +43,7 @@ pub(crate) enum Plan {
     Exec(Box<ExecPlan>),
 }
 
-/// What the main process of a container does before its program.
+/// What the main process of a container does before its program, as far as the bundle tells it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ContainerPlan {
     pub(crate) root: RootPlan,
@@ -60,24 +60,35 @@ pub(crate) struct ContainerPlan {
     pub(crate) has_hooks: bool,
     pub(crate) create_hooks: Vec<HookPlan>,
     pub(crate) start_hooks: Vec<HookPlan>,
+    pub(crate) process: ProcessPlan,
+    /// `tasks` files of cgroups of version 1.
+    pub(crate) tasks: Vec<usize>,
+}
+
+/// The rest of a container's plan.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Completion {
+    /// The detached tree of the root file system.
+    pub(crate) root: usize,
+    /// Standard input, output and error; None: a terminal is made.
+    pub(crate) streams: Option<[usize; 3]>,
     /// The name of the session keyring; None keeps that of the host.
     pub(crate) keyring: Option<CString>,
-    pub(crate) process: ProcessPlan,
-    pub(crate) descriptors: StandardDescriptors,
 }
 
 /// What a further process of a container does before its program.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ExecPlan {
     pub(crate) process: ProcessPlan,
-    pub(crate) descriptors: StandardDescriptors,
+    /// As of [`Completion`].
+    pub(crate) streams: Option<[usize; 3]>,
+    /// As of [`ContainerPlan`].
+    pub(crate) tasks: Vec<usize>,
 }
 
-/// The root file system.
+/// What the root file system becomes.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct RootPlan {
-    /// The detached tree.
-    pub(crate) tree: usize,
     pub(crate) is_read_only: bool,
     pub(crate) propagation: Option<Propagation>,
 }
@@ -90,15 +101,6 @@ pub(crate) struct HookPlan {
     pub(crate) env: Vec<String>,
     /// Seconds; 0 has no end.
     pub(crate) timeout_s: u64,
-}
-
-/// What each process needs of descriptors.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct StandardDescriptors {
-    /// Standard input, output and error; None: a terminal is made.
-    pub(crate) streams: Option<[usize; 3]>,
-    /// `tasks` files of cgroups of version 1.
-    pub(crate) tasks: Vec<usize>,
 }
 
 /// A spec that cannot be carried out.

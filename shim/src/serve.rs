@@ -6,7 +6,8 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixListener,
     },
-    path::Path,
+    path::{Path, PathBuf},
+    process::ExitCode,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -39,8 +40,10 @@ use tokio::{
 };
 
 use crate::{
+    announce,
     events::Publisher,
     launch::Launcher,
+    program,
     reaper::{Reaper, Watched, watch},
     service::Service,
     socket,
@@ -75,20 +78,40 @@ pub enum ServeError {
     Serve(#[from] ttrpc::Error),
 }
 
-/// Serves until it is not needed. Call it before the process has a second thread.
-///
-/// # Errors
-/// See [`ServeError`].
-pub fn run(flags: &Flags) -> Result<(), ServeError> {
+const HELP: &str = "\
+containerd-shim-opr-v1-daemon: serves containerd's Task API for a group of containers; containerd-shim-opr-v1 starts it
+
+Usage: containerd-shim-opr-v1-daemon [FLAGS]
+
+  -namespace NAME       containerd's namespace
+  -id NAME              the first container, whose bundle is the working directory
+  -address PATH         containerd's socket
+  -socket ADDRESS       the socket that stands on standard input
+  -debug                more lines in the log
+  -v, -version          prints the version
+  -h, -help             prints this
+";
+
+/// Runs the daemon's program.
+#[must_use]
+pub fn main() -> ExitCode {
+    program::main("containerd-shim-opr-v1-daemon", HELP, run)
+}
+
+/// Serves until it is not needed. The process has one thread yet.
+fn run(flags: &Flags) -> Result<(), ServeError> {
     let listener = inherit_socket()?;
     // What the starter left open is no logger's.
     crate::sys::close_on_exec_from(3).map_err(|source| ServeError::Kernel {
         what: "keep descriptors from programs",
         source,
     })?;
+    // It was executed by a descriptor's number, which the kernel takes for its name.
+    let _ = rustix::thread::set_name(c"containerd-shim");
     // It fails where this process leads a session already.
     let _ = rustix::process::setsid();
     crate::log::init(Path::new("."), flags.debug);
+    let bundle = std::env::current_dir();
     rustix::process::chdir("/").map_err(failed("leave the bundle"))?;
     let launcher = Launcher::start().map_err(|source| ServeError::Kernel {
         what: "start the spawner",
@@ -107,7 +130,8 @@ pub fn run(flags: &Flags) -> Result<(), ServeError> {
             what: "start the runtime",
             source,
         })?;
-    let served = runtime.block_on(serve(flags, listener, launcher));
+    let first = bundle.ok().map(|bundle| (flags.id.clone(), bundle));
+    let served = runtime.block_on(serve(flags, listener, launcher, first));
     runtime.shutdown_timeout(Duration::from_secs(1));
     served
 }
@@ -116,6 +140,7 @@ async fn serve(
     flags: &Flags,
     listener: UnixListener,
     launcher: Launcher,
+    first: Option<(String, PathBuf)>,
 ) -> Result<(), ServeError> {
     let kernel = |what| move |source| ServeError::Kernel { what, source };
     ignore_signals().map_err(kernel("take signals"))?;
@@ -129,6 +154,9 @@ async fn serve(
         reaper: Reaper::start().map_err(kernel("take signals"))?,
         publisher: Publisher::start(&address, &flags.namespace),
     }));
+    if let Some((id, bundle)) = first {
+        tasks.expect(id, bundle);
+    }
     let shutdown = Arc::new(Notify::new());
     let service = Arc::new(Service::new(tasks.clone(), shutdown.clone()));
     let doorman = Doorman::new(listener).map_err(kernel("listen"))?;
@@ -140,7 +168,8 @@ async fn serve(
     let mut server = Server::new()
         .add_listener(guarded(doorman.clone()))
         .register_service(create_task(service.clone()))
-        .register_service(version_2(service));
+        .register_service(version_2(service))
+        .register_service(announce::service(tasks.clone()));
     server.start().await?;
     info!("serves {}", flags.socket);
     until_unused(&tasks, &shutdown, &doorman, &flags.socket).await;

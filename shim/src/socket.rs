@@ -10,7 +10,7 @@ use std::{
         fd::OwnedFd,
         unix::{
             fs::{DirBuilderExt, MetadataExt},
-            net::{UnixListener, UnixStream},
+            net::UnixListener,
         },
     },
     path::{Path, PathBuf},
@@ -56,11 +56,6 @@ pub(crate) struct Folder {
 /// Where the address says.
 pub(crate) fn path(address: &str) -> &Path {
     Path::new(address.strip_prefix("unix://").unwrap_or(address))
-}
-
-/// Whether a daemon answers.
-pub(crate) fn answers(path: &Path) -> bool {
-    UnixStream::connect(path).is_ok()
 }
 
 impl Folder {
@@ -201,9 +196,16 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SocketEr
 
 #[cfg(test)]
 mod tests {
-    use std::os::{fd::AsFd, unix::fs::PermissionsExt};
+    use std::os::{
+        fd::AsFd,
+        unix::{fs::PermissionsExt, net::UnixStream},
+    };
 
     use super::*;
+
+    fn answers(path: &Path) -> bool {
+        UnixStream::connect(path).is_ok()
+    }
 
     #[test]
     fn only_the_owner_may_open_it() {

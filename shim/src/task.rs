@@ -8,8 +8,11 @@ use std::{
     io,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard},
-    time::Instant,
+    time::{Duration, Instant},
 };
+
+use log::debug;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::{
     cgroup::CgroupError,
@@ -27,6 +30,8 @@ mod exec;
 mod process;
 mod record;
 mod sys;
+
+use create::{Origin, Prepared};
 
 pub use container::{Container, ProcessState, exit_or_none};
 pub use create::Create;
@@ -52,8 +57,20 @@ pub struct Node {
 pub struct Tasks {
     node: Arc<Node>,
     table: Mutex<HashMap<String, Option<Arc<Container>>>>,
+    expected: Mutex<HashMap<String, Expected>>,
     /// When a container was asked for last.
     asked: Mutex<Instant>,
+}
+
+/// How long what was prepared for a container waits for it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A container that is about to be asked for.
+#[derive(Debug)]
+struct Expected {
+    prepared: JoinHandle<Result<Prepared, TaskError>>,
+    /// Undoes it after a while.
+    end: AbortHandle,
 }
 
 /// Why an operation failed.
@@ -130,6 +147,7 @@ impl Tasks {
         Self {
             node: Arc::new(node),
             table: Mutex::default(),
+            expected: Mutex::default(),
             asked: Mutex::new(Instant::now()),
         }
     }
@@ -141,10 +159,47 @@ impl Tasks {
     pub async fn create(self: &Arc<Self>, create: Create) -> Result<u32, TaskError> {
         *self.asked.lock().unwrap_or_else(|e| e.into_inner()) = Instant::now();
         let place = Place::take(self, &create.id)?;
-        let container = Container::create(self.node.clone(), create).await?;
+        let prepared = self.prepared(&create.id).await;
+        let container = Container::create(self.node.clone(), create, prepared).await?;
         let pid = container.pid();
         place.fill(container);
         Ok(pid)
+    }
+
+    /// Begins with a container that is about to be asked for. What cannot be made is made once more then, and its
+    /// failure told.
+    pub fn expect(self: &Arc<Self>, id: String, bundle: PathBuf) {
+        if self.lock().contains_key(&id) {
+            return;
+        }
+        let mut expected = self.lock_expected();
+        // Of an earlier bundle of the same name.
+        let before = expected.remove(&id);
+        let (node, name) = (self.node.clone(), id.clone());
+        let prepared = tokio::spawn(async move {
+            if let Some(before) = before {
+                before.end.abort();
+                before.undo(&name).await;
+            }
+            blocking(move || Prepared::make(&node, Origin::read(&name, &bundle, false)?)).await?
+        });
+        let (tasks, name) = (self.clone(), id.clone());
+        let end = tokio::spawn(async move {
+            tokio::time::sleep(PATIENCE).await;
+            let expected = tasks.lock_expected().remove(&name);
+            if let Some(expected) = expected {
+                expected.undo(&name).await;
+            }
+        });
+        let end = end.abort_handle();
+        expected.insert(id, Expected { prepared, end });
+    }
+
+    /// What was prepared for a container.
+    async fn prepared(&self, id: &str) -> Option<Prepared> {
+        let expected = self.lock_expected().remove(id)?;
+        expected.end.abort();
+        expected.prepared(id).await
     }
 
     /// # Errors
@@ -169,10 +224,10 @@ impl Tasks {
         Ok(last)
     }
 
-    /// Whether there is no container, not even one that is being made.
+    /// Whether there is no container, not even one that is being made or expected.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.lock().is_empty()
+        self.lock().is_empty() && self.lock_expected().is_empty()
     }
 
     /// When a container was asked for last; before the first, when this process began.
@@ -188,6 +243,26 @@ impl Tasks {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Option<Arc<Container>>>> {
         self.table.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn lock_expected(&self) -> MutexGuard<'_, HashMap<String, Expected>> {
+        self.expected.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl Expected {
+    async fn prepared(self, id: &str) -> Option<Prepared> {
+        let prepared = self.prepared.await.unwrap_or(Err(TaskError::Broken));
+        prepared
+            .inspect_err(|e| debug!("{id}: not prepared: {e}"))
+            .ok()
+    }
+
+    async fn undo(self, id: &str) {
+        if let Some(prepared) = self.prepared(id).await {
+            debug!("{id}: nobody asked for it");
+            let _ = blocking(move || prepared.undo()).await;
+        }
     }
 }
 

@@ -24,12 +24,15 @@ const SHIM: Rooms = Rooms {
         ("main", &["bootstrap"]),
         (
             "bootstrap",
-            &["cgroup", "events", "launch", "serve", "socket", "task"],
+            &["announce", "cgroup", "events", "launch", "socket", "task"],
         ),
         (
             "serve",
-            &["events", "launch", "reaper", "service", "socket", "task"],
+            &[
+                "announce", "events", "launch", "reaper", "service", "socket", "task",
+            ],
         ),
+        ("announce", &["service", "task"]),
         ("service", &["events", "launch", "stdio", "task"]),
         ("task", &["cgroup", "events", "launch", "reaper", "stdio"]),
         ("stdio", &["launch", "reaper"]),
@@ -41,7 +44,7 @@ const SHIM: Rooms = Rooms {
         ("plan", &[]),
         ("socket", &[]),
     ],
-    shared: &["log", "sys"],
+    shared: &["log", "program", "sys"],
 };
 
 const ALLOWED: &[(&str, &[&str])] = &[

@@ -4,7 +4,10 @@ use std::{
     env, fs, io,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
-        unix::{net::UnixListener, process::CommandExt},
+        unix::{
+            net::{UnixListener, UnixStream},
+            process::CommandExt,
+        },
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -14,11 +17,13 @@ use containerd_shim::{Flags, StartOpts, api::Options};
 
 use super::{BootstrapError, group, params, print};
 use crate::{
+    announce,
     launch::tree,
     socket,
     sys::{self, MountAttributes, attribute},
 };
 
+const DAEMON: &str = "containerd-shim-opr-v1-daemon";
 /// Source: linux/oom.h.
 const OOM_SCORE_ADJ_MAX: i32 = 1000;
 
@@ -28,16 +33,28 @@ pub(super) fn start(flags: &Flags) -> Result<(), BootstrapError> {
     let address = options.socket_address(&group::of(bundle, &options.id)?);
     let path = socket::path(&address);
     let folder = socket::Folder::ask(path)?;
-    if !socket::answers(path) {
+    if !announce_at(path, &options.id) {
         folder.own(path)?;
         // Another start may have been faster.
-        if !socket::answers(path) {
+        if !announce_at(path, &options.id) {
             spawn(&options, &address)?;
         }
     }
     drop(folder);
     write(bundle, "address", &address)?;
     print(&form.write(&address)?)
+}
+
+/// Tells the daemon of the container, whose bundle is the working directory. Answers whether there is a daemon.
+fn announce_at(socket: &Path, id: &str) -> bool {
+    let Ok(daemon) = UnixStream::connect(socket) else {
+        return false;
+    };
+    // What it does not hear it does later.
+    if let Some(bundle) = env::current_dir().ok().as_deref().and_then(Path::to_str) {
+        let _ = announce::send(&daemon, id, bundle);
+    }
+    true
 }
 
 fn spawn(options: &StartOpts, address: &str) -> Result<(), BootstrapError> {
@@ -60,10 +77,15 @@ fn execute(
     address: &str,
     listener: UnixListener,
 ) -> Result<u32, BootstrapError> {
-    let program = read_only_program().map_err(BootstrapError::Spawn)?;
+    let path = program();
+    let failed = |source| BootstrapError::Spawn {
+        program: path.clone(),
+        source,
+    };
+    let program = read_only(&path).map_err(failed)?;
     let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
     command
-        .arg0("containerd-shim-opr-v1")
+        .arg0(DAEMON)
         .args(["-namespace", &options.namespace, "-id", &options.id])
         .args(["-address", &options.address, "-socket", address])
         .stdin(OwnedFd::from(listener))
@@ -77,14 +99,20 @@ fn execute(
     }
     // Each arena of glibc's allocator keeps what its threads once used.
     command.env("MALLOC_ARENA_MAX", "2");
-    let child = command.spawn().map_err(BootstrapError::Spawn)?;
+    let child = command.spawn().map_err(failed)?;
     Ok(child.id())
 }
 
-/// This program on a read-only mount that nothing else has: whoever gets hold of `/proc/<pid>/exe` of the daemon, or
+/// Where the daemon's program is: beside this one.
+fn program() -> PathBuf {
+    let own = env::current_exe().unwrap_or_default();
+    own.with_file_name(DAEMON)
+}
+
+/// A program on a read-only mount that nothing else has: whoever gets hold of `/proc/<pid>/exe` of the daemon, or
 /// of a container's process before its program, cannot write through it.
-fn read_only_program() -> io::Result<OwnedFd> {
-    let tree = tree::copy(&env::current_exe()?, false)?;
+fn read_only(program: &Path) -> io::Result<OwnedFd> {
+    let tree = tree::copy(program, false)?;
     let attributes = MountAttributes {
         set: attribute::RDONLY | attribute::NODEV,
         ..MountAttributes::default()

@@ -12,7 +12,7 @@ use std::{
 
 use nix::libc;
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     channel,
@@ -21,8 +21,7 @@ use super::{
 };
 use crate::{
     plan::{
-        Birth, ContainerPlan, ExecPlan, HookPlan, NamespacePlan, Plan, Propagation,
-        StandardDescriptors,
+        Birth, Completion, ContainerPlan, ExecPlan, HookPlan, NamespacePlan, Plan, Propagation,
     },
     sys::{self, MountAttributes, attribute},
 };
@@ -74,11 +73,17 @@ impl Control {
         channel::send(&self.0, report, descriptors)
     }
 
-    /// Waits for the word to go on. The shim's end is the process's too.
-    fn wait(&self) -> Order {
-        match channel::receive(&self.0) {
-            Ok(Some((order, _))) => order,
-            _ => sys::exit_now(1),
+    /// Waits for the word to go on.
+    fn wait(&self) -> Result<Order, Failure> {
+        let (order, _) = self.receive("read the order")?;
+        Ok(order)
+    }
+
+    /// The shim's end is the process's too.
+    fn receive<T: DeserializeOwned>(&self, step: &'static str) -> Result<(T, Held), Failure> {
+        match channel::receive(&self.0).step(step)? {
+            Some((message, descriptors)) => Ok((message, Held::new(descriptors))),
+            None => sys::exit_now(1),
         }
     }
 
@@ -98,11 +103,7 @@ pub(super) fn live(birth: &Birth, held: Held, mapped: Option<io::PipeReader>) ->
     let control = Control(control.into());
     let run = || {
         prepare(&birth.namespaces, mapped)?;
-        let received = channel::receive::<Plan>(&control.0).step("read the plan")?;
-        let Some((plan, descriptors)) = received else {
-            sys::exit_now(1)
-        };
-        let held = Held::new(descriptors);
+        let (plan, held) = control.receive("read the plan")?;
         match plan {
             Plan::Container(plan) => Child {
                 plan: &plan,
@@ -141,9 +142,9 @@ fn prepare(namespaces: &NamespacePlan, mapped: Option<io::PipeReader>) -> Result
 
 /// A further process of a container, in its namespaces already.
 fn exec(plan: &ExecPlan, held: &Held, control: &Control) -> Result<Infallible, Failure> {
-    enter_cgroups(&plan.descriptors, held)?;
-    begin_session(None)?;
-    let console = match plan.descriptors.streams {
+    enter_cgroups(&plan.tasks, held)?;
+    begin_session()?;
+    let console = match plan.streams {
         Some(_) => None,
         None => Some(console::Console::open(
             &Root::current()?,
@@ -155,7 +156,7 @@ fn exec(plan: &ExecPlan, held: &Held, control: &Control) -> Result<Infallible, F
         held,
         finish::Surroundings {
             control,
-            streams: plan.descriptors.streams,
+            streams: plan.streams,
             console,
             start_hooks: &[],
         },
@@ -172,13 +173,49 @@ struct Child<'a> {
 impl Child<'_> {
     fn run(&self) -> Result<Infallible, Failure> {
         let plan = self.plan;
-        enter_cgroups(&plan.descriptors, &self.held)?;
+        enter_cgroups(&plan.tasks, &self.held)?;
         if self.namespaces.new & libc::CLONE_NEWCGROUP != 0 {
             sys::unshare(libc::CLONE_NEWCGROUP).step("make a cgroup namespace")?;
         }
-        begin_session(plan.keyring.as_deref())?;
+        begin_session()?;
         rustix::process::umask(rustix::fs::Mode::empty());
-        let console = self.make_root()?;
+        mount_change(
+            "/",
+            MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+        )
+        .step("keep mounts to the container")?;
+        let made = mounts::make(&plan.mounts)?;
+        self.name_host()?;
+        let (completion, held) = self.control.receive("read the rest of the plan")?;
+        self.complete(&completion, &held, made)
+    }
+
+    fn complete(
+        &self,
+        completion: &Completion,
+        held: &Held,
+        made: Vec<Option<OwnedFd>>,
+    ) -> Result<Infallible, Failure> {
+        let plan = self.plan;
+        if let Some(name) = &completion.keyring {
+            join_keyring(name)?;
+        }
+        let is_terminal = completion.streams.is_none();
+        let console = self.make_root(held.get(completion.root), made, is_terminal)?;
+        finish::finish(
+            &plan.process,
+            held,
+            finish::Surroundings {
+                control: self.control,
+                streams: completion.streams,
+                console,
+                start_hooks: &plan.start_hooks,
+            },
+        )
+    }
+
+    fn name_host(&self) -> Result<(), Failure> {
+        let plan = self.plan;
         for (name, value, set) in [
             (
                 "set the hostname",
@@ -195,44 +232,36 @@ impl Child<'_> {
                 set(value.as_bytes()).step(name)?;
             }
         }
-        finish::finish(
-            &plan.process,
-            &self.held,
-            finish::Surroundings {
-                control: self.control,
-                streams: plan.descriptors.streams,
-                console,
-                start_hooks: &plan.start_hooks,
-            },
-        )
+        Ok(())
     }
 
     /// From the host's file systems to the container's.
-    fn make_root(&self) -> Result<Option<console::Console>, Failure> {
+    fn make_root(
+        &self,
+        tree: BorrowedFd,
+        made: Vec<Option<OwnedFd>>,
+        is_terminal: bool,
+    ) -> Result<Option<console::Console>, Failure> {
         let plan = self.plan;
-        mount_change(
-            "/",
-            MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
-        )
-        .step("keep mounts to the container")?;
         let proc = root::open_proc()?;
-        let tree = self.held.get(plan.root.tree);
         let host = root::open_folder("/").step("open the host's root")?;
         // The new root hides the old one from nobody who has it as root already, as this process has.
         tree::attach(tree, host.as_fd()).step("mount the root file system")?;
         rustix::process::fchdir(tree).step("enter the root file system")?;
         let root = Root::new(tree)?;
-        for mount in &plan.mounts {
-            mounts::mount(&root, mount, &self.held)?;
+        for (mount, made) in plan.mounts.iter().zip(made) {
+            mounts::mount(&root, mount, made, &self.held)?;
         }
-        let has_user = self.namespaces.has(libc::CLONE_NEWUSER);
-        let console = self.make_devices(&root, has_user)?;
+        if let Some(all) = &plan.devices {
+            devices::make(&root, all, self.namespaces.has(libc::CLONE_NEWUSER))?;
+        }
+        let console = is_terminal.then(|| self.make_console(&root)).transpose()?;
         root.make_folder(plan.process.cwd.to_str().unwrap_or("/").as_ref())?;
         if plan.has_hooks {
             self.control
                 .report(&Report::Mounted, &[])
                 .step("report to the shim")?;
-            let order = self.control.wait();
+            let order = self.control.wait()?;
             run_hooks(&plan.create_hooks, "createContainer", &order.state)?;
         }
         for (name, value) in &plan.sysctls {
@@ -252,20 +281,10 @@ impl Child<'_> {
         Ok(console)
     }
 
-    fn make_devices(
-        &self,
-        root: &Root,
-        has_user: bool,
-    ) -> Result<Option<console::Console>, Failure> {
-        if let Some(all) = &self.plan.devices {
-            devices::make(root, all, has_user)?;
-        }
-        if self.plan.descriptors.streams.is_some() {
-            return Ok(None);
-        }
+    fn make_console(&self, root: &Root) -> Result<console::Console, Failure> {
         let console = console::Console::open(root, self.plan.process.console_size)?;
         console.mount(root)?;
-        Ok(Some(console))
+        Ok(console)
     }
 }
 
@@ -287,8 +306,8 @@ fn pivot(propagation: Option<Propagation>) -> Result<(), Failure> {
 }
 
 /// A number that the kernel takes for the writer's own.
-fn enter_cgroups(standard: &StandardDescriptors, held: &Held) -> Result<(), Failure> {
-    for &tasks in &standard.tasks {
+fn enter_cgroups(tasks: &[usize], held: &Held) -> Result<(), Failure> {
+    for &tasks in tasks {
         rustix::io::write(held.get(tasks), b"0").step("enter a cgroup")?;
     }
     Ok(())
@@ -302,14 +321,15 @@ fn become_root() -> Result<(), Failure> {
     rustix::thread::set_thread_res_uid(uid, uid, uid).step("become the namespace's root")
 }
 
-fn begin_session(keyring: Option<&std::ffi::CStr>) -> Result<(), Failure> {
-    if let Some(name) = keyring {
-        match sys::join_session_keyring(name) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {}
-            joined => joined.step("make a session keyring")?,
-        }
-    }
+fn begin_session() -> Result<(), Failure> {
     rustix::process::setsid().step("begin a session").map(drop)
+}
+
+fn join_keyring(name: &std::ffi::CStr) -> Result<(), Failure> {
+    match sys::join_session_keyring(name) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+        joined => joined.step("make a session keyring"),
+    }
 }
 
 fn run_hooks(all: &[HookPlan], kind: &str, state: &str) -> Result<(), Failure> {

@@ -12,13 +12,15 @@ use std::{
 use nix::libc;
 use oci_spec::runtime::{Mount, Spec};
 
-use super::{CreateRequest, ExecRequest, LaunchError, Launcher, ProcessStdio, hooks, step, tree};
+use super::{
+    CompleteRequest, CreateRequest, ExecRequest, LaunchError, Launcher, ProcessStdio, hooks, step,
+    tree,
+};
 use crate::{
     cgroup::Entry,
     plan::{
-        self, Birth, Change, ContainerPlan, ExecPlan, HookPlan, IdMaps, Joined, MountOptions,
-        NamespacePlan, Plan, ProcessPlan, Propagation, Rlimit, RootPlan, SpecError,
-        StandardDescriptors,
+        self, Birth, Change, Completion, ContainerPlan, ExecPlan, HookPlan, IdMaps, Joined,
+        MountOptions, NamespacePlan, Plan, ProcessPlan, Propagation, Rlimit, RootPlan, SpecError,
     },
     sys::{self, MountAttributes, attribute},
 };
@@ -31,16 +33,19 @@ pub(super) struct Bearing {
 }
 
 /// What the process needs then, and what the shim keeps.
-pub(super) struct Prepared {
+pub(super) struct Planned {
     pub(super) plan: Plan,
     pub(super) descriptors: Vec<OwnedFd>,
     pub(super) process: Surroundings,
 }
 
 /// What the shim does for a process while it is made.
+#[derive(Debug)]
 pub(super) struct Surroundings {
     id: String,
-    bundle: PathBuf,
+    pub(super) bundle: PathBuf,
+    /// As the spec has it; empty for a further process.
+    root: PathBuf,
     annotations: HashMap<String, String>,
     oci_version: String,
     pub(super) before_pivot: Vec<HookPlan>,
@@ -54,6 +59,7 @@ impl Surroundings {
         Ok(Self {
             id: id.to_owned(),
             bundle: bundle.to_owned(),
+            root: PathBuf::new(),
             annotations: spec.annotations().clone().unwrap_or_default(),
             oci_version: spec.version().clone(),
             before_pivot: Vec::new(),
@@ -96,14 +102,15 @@ impl Descriptors {
         self.0.len() - 1
     }
 
-    fn standard(&mut self, stdio: ProcessStdio, tasks: Vec<OwnedFd>) -> StandardDescriptors {
-        StandardDescriptors {
-            streams: match stdio {
-                ProcessStdio::Streams(streams) => Some(streams.map(|stream| self.keep(stream))),
-                ProcessStdio::Terminal => None,
-            },
-            tasks: tasks.into_iter().map(|tasks| self.keep(tasks)).collect(),
+    fn streams(&mut self, stdio: ProcessStdio) -> Option<[usize; 3]> {
+        match stdio {
+            ProcessStdio::Streams(streams) => Some(streams.map(|stream| self.keep(stream))),
+            ProcessStdio::Terminal => None,
         }
+    }
+
+    fn tasks(&mut self, tasks: Vec<OwnedFd>) -> Vec<usize> {
+        tasks.into_iter().map(|tasks| self.keep(tasks)).collect()
     }
 
     fn bearing(
@@ -161,34 +168,28 @@ fn main_process(spec: &Spec) -> Result<&oci_spec::runtime::Process, SpecError> {
     process.ok_or_else(|| SpecError::new("process", "is missing"))
 }
 
-/// The plan of a new container.
+/// The plan of a new container, as far as its bundle tells it.
 pub(super) fn container(
     request: CreateRequest,
     cgroup: Entry,
     bearing: &Bearing,
     launcher: &Launcher,
-) -> Result<Prepared, LaunchError> {
+) -> Result<Planned, LaunchError> {
     let CreateRequest {
-        id,
-        bundle,
-        spec,
-        rootfs,
-        stdio,
-        no_new_keyring,
-        ..
+        id, bundle, spec, ..
     } = request;
     let process = plan::process(main_process(&spec)?, &spec)?;
     let namespaces = &bearing.birth.namespaces;
     let mut kept = Descriptors::default();
-    let root = root(&spec, &bundle, &rootfs, &mut kept)?;
+    let (root_path, root) = root(&spec)?;
     let binds = Binds {
         bundle: &bundle,
         bearing,
         launcher,
     };
     let mounts = binds.all(&spec, &cgroup, &mut kept)?;
-    let descriptors = kept.standard(stdio, cgroup.tasks);
     let mut around = Surroundings::new(&id, &bundle, &spec)?.of(&process);
+    around.root = root_path;
     let of = |kind| Hooks(&spec).plan(kind);
     around.before_pivot = [of("prestart")?, of("createRuntime")?].concat();
     around.poststart = of("poststart")?;
@@ -208,11 +209,10 @@ pub(super) fn container(
         has_hooks: !around.before_pivot.is_empty() || !create_hooks.is_empty(),
         create_hooks,
         start_hooks,
-        keyring: (!no_new_keyring).then(|| keyring(&id)).transpose()?,
         process,
-        descriptors,
+        tasks: kept.tasks(cgroup.tasks),
     };
-    Ok(Prepared {
+    Ok(Planned {
         plan: Plan::Container(Box::new(plan)),
         descriptors: kept.0,
         process: around,
@@ -224,8 +224,29 @@ fn paths(paths: Option<&Vec<String>>) -> Vec<PathBuf> {
     all.map(|path| plan::clean(path.as_ref())).collect()
 }
 
+/// The rest of a container's plan, with its descriptors, of which the first is the root file system.
+pub(super) fn completion(
+    request: CompleteRequest,
+    process: &Surroundings,
+) -> Result<(Completion, Vec<OwnedFd>), LaunchError> {
+    let CompleteRequest {
+        rootfs,
+        stdio,
+        no_new_keyring,
+    } = request;
+    let mut kept = Descriptors::default();
+    let completion = Completion {
+        root: kept.keep(tree::root(&rootfs, &process.bundle, &process.root)?),
+        streams: kept.streams(stdio),
+        keyring: (!no_new_keyring)
+            .then(|| keyring(&process.id))
+            .transpose()?,
+    };
+    Ok((completion, kept.0))
+}
+
 /// The plan of a further process of a container.
-pub(super) fn exec(request: ExecRequest) -> Result<Prepared, LaunchError> {
+pub(super) fn exec(request: ExecRequest) -> Result<Planned, LaunchError> {
     let ExecRequest {
         id,
         bundle,
@@ -237,13 +258,13 @@ pub(super) fn exec(request: ExecRequest) -> Result<Prepared, LaunchError> {
     } = request;
     let process = plan::process(&process, &spec)?;
     let mut kept = Descriptors::default();
-    let descriptors = kept.standard(stdio, cgroup.tasks);
     let mut around = Surroundings::new(&id, &bundle, &spec)?.of(&process);
     around.poststop.clear();
-    Ok(Prepared {
+    Ok(Planned {
         plan: Plan::Exec(Box::new(ExecPlan {
             process,
-            descriptors,
+            streams: kept.streams(stdio),
+            tasks: kept.tasks(cgroup.tasks),
         })),
         descriptors: kept.0,
         process: around,
@@ -254,12 +275,8 @@ fn keyring(id: &str) -> Result<std::ffi::CString, SpecError> {
     plan::c_string("id", &format!("_ses.{id}"))
 }
 
-fn root(
-    spec: &Spec,
-    bundle: &Path,
-    rootfs: &[super::RootfsMount],
-    kept: &mut Descriptors,
-) -> Result<RootPlan, LaunchError> {
+/// Where the root file system is, and what it becomes.
+fn root(spec: &Spec) -> Result<(PathBuf, RootPlan), SpecError> {
     let root = spec.root().as_ref();
     let root = root.ok_or_else(|| SpecError::new("root", "is missing"))?;
     let linux = spec.linux().as_ref();
@@ -274,11 +291,11 @@ fn root(
             Some(known.ok_or_else(wrong)?)
         }
     };
-    Ok(RootPlan {
-        tree: kept.keep(tree::root(rootfs, bundle, root.path())?),
+    let plan = RootPlan {
         is_read_only: root.readonly().unwrap_or(false),
         propagation: propagation.filter(|Propagation { kind, .. }| *kind != libc::MS_PRIVATE),
-    })
+    };
+    Ok((root.path().clone(), plan))
 }
 
 /// The container's own cgroup in one hierarchy, for a container that sees those of the host.

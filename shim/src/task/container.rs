@@ -50,6 +50,9 @@ pub struct Container {
     /// What changes the whole container goes one after another.
     turn: tokio::sync::Mutex<()>,
     nature: Nature,
+    /// Keeps the root file system mounted until the container is deleted: the kernel writes back all of the file system
+    /// that is below an overlay when the last of its mounts goes, and would let no process end before.
+    root: Mutex<Option<OwnedFd>>,
     memory: Mutex<Option<AbortHandle>>,
 }
 
@@ -73,6 +76,7 @@ impl Container {
         node: Arc<Node>,
         create: Create,
         main: Process,
+        root: Option<OwnedFd>,
         (cgroup, nature): (Arc<Cgroup>, Nature),
     ) -> Self {
         Self {
@@ -85,6 +89,7 @@ impl Container {
             execs: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             nature,
+            root: Mutex::new(root),
             memory: Mutex::default(),
         }
     }
@@ -112,7 +117,9 @@ impl Container {
         }
         let _turn = self.turn.lock().await;
         let _order = self.main.order.lock().await;
+        let hooks = self.node.reaper.launch();
         self.main.open().await?;
+        drop(hooks);
         self.publish(TaskStart {
             container_id: self.id.clone(),
             pid: self.pid(),
@@ -275,9 +282,7 @@ impl Container {
         }
         self.stop_watching_memory();
         self.in_cgroup("delete", Cgroup::delete).await?;
-        let rootfs = self.bundle.join("rootfs");
-        // It is no mount point where the root was mounted in the container's namespace only.
-        let _ = unmount(&rootfs, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+        self.unmount().await?;
         self.run_poststop().await;
         let last = self.describe(&self.main);
         self.main.step(Step::Delete)?;
@@ -333,13 +338,14 @@ impl Container {
         process.tell(exit);
     }
 
-    pub(super) fn watch_memory(self: &Arc<Self>) {
-        let mut oom = match self.cgroup.oom() {
-            Ok(oom) => oom,
-            Err(e) => return debug!("{}: no events about memory: {e}", self.id),
-        };
-        let (publisher, id) = (self.node.publisher.clone(), self.id.clone());
+    pub(super) fn watch_memory(&self) {
+        let (cgroup, publisher) = (self.cgroup.clone(), self.node.publisher.clone());
+        let id = self.id.clone();
         let watch = tokio::spawn(async move {
+            let mut oom = match cgroup.oom() {
+                Ok(oom) => oom,
+                Err(e) => return debug!("{id}: no events about memory: {e}"),
+            };
             while oom.next().await.is_some() {
                 publisher.publish(TaskOOM {
                     container_id: id.clone(),
@@ -380,10 +386,22 @@ impl Container {
         }
     }
 
+    async fn unmount(&self) -> Result<(), TaskError> {
+        let root = self.root.lock().unwrap_or_else(|e| e.into_inner()).take();
+        let rootfs = self.bundle.join("rootfs");
+        let unmount = move || {
+            drop(root);
+            // It is no mount point where the root was mounted in the container's namespace only.
+            let _ = unmount(&rootfs, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+        };
+        blocking(unmount).await
+    }
+
     async fn run_poststop(&self) {
         if !self.nature.has_poststop {
             return;
         }
+        let _hooks = self.node.reaper.launch();
         match read_spec(&self.bundle) {
             Ok(spec) => launch::poststop(&self.id, &self.bundle, &spec).await,
             Err(e) => warn!("{}: no poststop hooks: {e}", self.id),

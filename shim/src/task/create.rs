@@ -1,4 +1,5 @@
-//! Makes a container: its cgroup, its streams, its main process. What fails halfway is undone.
+//! Makes a container: its cgroup and its main process by the bundle, then its root file system and its streams by the
+//! request. What fails halfway is undone.
 
 use std::{
     fs,
@@ -15,13 +16,14 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use super::{Container, Node, Record, TaskError, blocking, process::Process};
 use crate::{
     cgroup::{Begun, Cgroup, CgroupConfig, CgroupError, Entry},
-    launch::{CreateRequest, Created, RootfsMount},
-    reaper::Launch,
+    launch::{self, CompleteRequest, CreateRequest, RootfsMount},
+    reaper::Child,
     stdio::{Owner, StdioConfig, Streams},
 };
 
 /// A spec is never larger: it is bounded before it is parsed.
 const MAX_SPEC: u64 = 16 << 20;
+const SPEC: &str = "config.json";
 
 /// A container to be made.
 #[derive(Debug)]
@@ -42,67 +44,136 @@ pub struct Create {
     pub io_ids: (u32, u32),
 }
 
-impl Container {
-    pub(super) async fn create(node: Arc<Node>, create: Create) -> Result<Arc<Self>, TaskError> {
-        crate::log::attach(&create.bundle);
-        let spec = read_spec(&create.bundle)?;
-        let nature = Nature::of(&spec);
-        let launch = node.reaper.launch();
-        let main = Process::new("", create.stdio.clone());
-        let (created, streams, mut cgroup) = make_main(&node, (&create, spec), &launch).await?;
-        let child = launch.made(created.pid);
-        drop(launch);
-        cgroup.begun().cgroup().settle();
-        let pidfd = main.made(created, streams).map_err(no_streams)?;
-        let record = Record::of(main.pid(), create.systemd_cgroup);
-        let written = record.and_then(|record| record.write(&create.bundle));
-        written.map_err(|source| TaskError::Kernel {
-            what: "note the process in the bundle",
-            source,
-        })?;
-        tell(&node, &create, main.pid());
-        let container = Arc::new(Self::new(node, create, main, (cgroup.keep(), nature)));
-        container.watch_main(child, pidfd);
-        container.watch_memory();
-        Ok(container)
+/// A container as far as its bundle tells it: its cgroup, and its process, which waits for the rest.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    process: launch::Prepared,
+    cgroup: UndoCgroup,
+    child: Child,
+    nature: Nature,
+    origin: Origin,
+}
+
+/// What a prepared container was made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Origin {
+    id: String,
+    bundle: PathBuf,
+    /// `config.json`.
+    spec: Vec<u8>,
+    systemd_cgroup: bool,
+}
+
+impl Origin {
+    /// # Errors
+    /// [`TaskError::Bundle`].
+    pub(super) fn read(id: &str, bundle: &Path, systemd_cgroup: bool) -> Result<Self, TaskError> {
+        Ok(Self {
+            id: id.to_owned(),
+            bundle: bundle.to_owned(),
+            spec: read_spec_text(bundle)?,
+            systemd_cgroup,
+        })
     }
 }
 
-/// Makes the main process and its cgroup, each while the other is made.
-async fn make_main(
-    node: &Node,
-    (create, spec): (&Create, Spec),
-    launch: &Launch,
-) -> Result<(Created, Streams, UndoCgroup), TaskError> {
-    let owner = Owner {
-        id: &create.id,
-        namespace: &node.namespace,
-        ids: create.io_ids,
-    };
-    let (stdio, streams) = Streams::open(&create.stdio, owner, launch).await?;
-    let config = cgroup_config(node, create, &spec);
-    let mut request = CreateRequest {
-        id: create.id.clone(),
-        bundle: create.bundle.clone(),
-        spec,
-        rootfs: create.rootfs.iter().map(rootfs_mount).collect(),
-        stdio,
-        birthplace: None,
-        no_new_keyring: create.no_new_keyring,
-    };
-    let launcher = node.launcher.clone();
-    let make = move || {
+impl Prepared {
+    /// Makes the main process and its cgroup, each while the other is made. Blocks.
+    pub(super) fn make(node: &Node, origin: Origin) -> Result<Self, TaskError> {
+        let spec = parse_spec(&origin.bundle, &origin.spec)?;
+        let nature = Nature::of(&spec);
+        let config = cgroup_config(node, &origin, &spec);
         let mut cgroup = UndoCgroup(Some(Cgroup::begin(&config).map_err(no_cgroup)?));
-        request.birthplace = birthplace(cgroup.begun().cgroup())?;
-        let created = launcher.create(request, || {
+        let request = CreateRequest {
+            id: origin.id.clone(),
+            bundle: origin.bundle.clone(),
+            spec,
+            birthplace: birthplace(cgroup.begun().cgroup())?,
+        };
+        let launch = node.reaper.launch();
+        let process = node.launcher.prepare(request, || {
             let begun = cgroup.begun();
             begun.complete().map_err(no_cgroup)?;
             entry(begun.cgroup())
         })?;
-        Ok::<_, TaskError>((created, cgroup))
-    };
-    let (created, cgroup) = blocking(make).await??;
-    Ok((created, streams, cgroup))
+        let child = launch.made(process.pid());
+        let record = Record::of(process.pid(), origin.systemd_cgroup);
+        let written = record.and_then(|record| record.write(&origin.bundle));
+        written.map_err(|source| TaskError::Kernel {
+            what: "note the process in the bundle",
+            source,
+        })?;
+        Ok(Self {
+            process,
+            cgroup,
+            child,
+            nature,
+            origin,
+        })
+    }
+
+    /// Ends the process and removes the cgroup. Blocks.
+    pub(super) fn undo(self) {
+        drop(self.process);
+        self.cgroup.undo();
+    }
+}
+
+impl Container {
+    /// Makes a container, of what was prepared for it where that is of the same origin.
+    pub(super) async fn create(
+        node: Arc<Node>,
+        create: Create,
+        prepared: Option<Prepared>,
+    ) -> Result<Arc<Self>, TaskError> {
+        crate::log::attach(&create.bundle);
+        let origin = Origin::read(&create.id, &create.bundle, create.systemd_cgroup)?;
+        let owner = Owner {
+            id: &create.id,
+            namespace: &node.namespace,
+            ids: create.io_ids,
+        };
+        // Loggers and hooks are children too.
+        let launch = node.reaper.launch();
+        let (stdio, streams) = Streams::open(&create.stdio, owner, &launch).await?;
+        let request = CompleteRequest {
+            rootfs: create.rootfs.iter().map(rootfs_mount).collect(),
+            stdio,
+            no_new_keyring: create.no_new_keyring,
+        };
+        let maker = node.clone();
+        let make = move || {
+            let prepared = match prepared {
+                Some(prepared) if prepared.origin == origin => prepared,
+                Some(other) => {
+                    other.undo();
+                    Prepared::make(&maker, origin)?
+                }
+                None => Prepared::make(&maker, origin)?,
+            };
+            let Prepared {
+                process,
+                mut cgroup,
+                child,
+                nature,
+                ..
+            } = prepared;
+            let created = process.complete(request)?;
+            cgroup.begun().cgroup().settle();
+            Ok::<_, TaskError>((created, child, cgroup, nature))
+        };
+        let (mut created, child, cgroup, nature) = blocking(make).await??;
+        drop(launch);
+        let root = created.root.take();
+        let main = Process::new("", create.stdio.clone());
+        let pidfd = main.made(created, streams).map_err(no_streams)?;
+        tell(&node, &create, main.pid());
+        let kept = (cgroup.keep(), nature);
+        let container = Arc::new(Self::new(node, create, main, root, kept));
+        container.watch_main(child, pidfd);
+        container.watch_memory();
+        Ok(container)
+    }
 }
 
 fn no_cgroup(source: CgroupError) -> TaskError {
@@ -136,13 +207,17 @@ fn not_entered(source: io::Error) -> TaskError {
 
 /// Reads `config.json`.
 pub(super) fn read_spec(bundle: &Path) -> Result<Spec, TaskError> {
-    let path = bundle.join("config.json");
+    parse_spec(bundle, &read_spec_text(bundle)?)
+}
+
+fn read_spec_text(bundle: &Path) -> Result<Vec<u8>, TaskError> {
+    let path = bundle.join(SPEC);
     let read = || {
         let mut text = Vec::new();
         fs::File::open(&path)?
             .take(MAX_SPEC)
             .read_to_end(&mut text)?;
-        Ok(serde_json::from_slice(&text)?)
+        Ok(text)
     };
     read().map_err(|source| TaskError::Bundle {
         path: path.clone(),
@@ -150,14 +225,21 @@ pub(super) fn read_spec(bundle: &Path) -> Result<Spec, TaskError> {
     })
 }
 
-fn cgroup_config(node: &Node, create: &Create, spec: &Spec) -> CgroupConfig {
+fn parse_spec(bundle: &Path, text: &[u8]) -> Result<Spec, TaskError> {
+    serde_json::from_slice(text).map_err(|e| TaskError::Bundle {
+        path: bundle.join(SPEC),
+        source: e.into(),
+    })
+}
+
+fn cgroup_config(node: &Node, origin: &Origin, spec: &Spec) -> CgroupConfig {
     let linux = spec.linux().as_ref();
     let path = linux.and_then(|linux| linux.cgroups_path().as_ref());
     CgroupConfig {
         path: path.map(|path| path.to_string_lossy().into_owned()),
-        id: create.id.clone(),
+        id: origin.id.clone(),
         namespace: node.namespace.clone(),
-        systemd: create.systemd_cgroup,
+        systemd: origin.systemd_cgroup,
         resources: linux.and_then(|linux| linux.resources().clone()),
     }
 }
@@ -212,6 +294,7 @@ fn tell(node: &Node, create: &Create, pid: u32) {
 }
 
 /// A cgroup that is removed again unless it is kept.
+#[derive(Debug)]
 struct UndoCgroup(Option<Begun>);
 
 impl UndoCgroup {
@@ -225,14 +308,25 @@ impl UndoCgroup {
     }
 }
 
+impl UndoCgroup {
+    /// Blocks.
+    fn undo(mut self) {
+        if let Some(begun) = self.0.take() {
+            undo(begun);
+        }
+    }
+}
+
 impl Drop for UndoCgroup {
     fn drop(&mut self) {
         if let Some(begun) = self.0.take() {
-            tokio::task::spawn_blocking(move || {
-                if let Err(e) = begun.undo() {
-                    log::warn!("cannot undo a cgroup: {e}");
-                }
-            });
+            tokio::task::spawn_blocking(|| undo(begun));
         }
+    }
+}
+
+fn undo(begun: Begun) {
+    if let Err(e) = begun.undo() {
+        log::warn!("cannot undo a cgroup: {e}");
     }
 }

@@ -9,6 +9,7 @@ use containerd_client::services::v1::{
     Container as Record, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest,
     container,
 };
+use containerd_client::types::Mount;
 use prost_types::Any;
 use serde_json::Value;
 use tonic::Status;
@@ -171,7 +172,7 @@ impl<'n> Container<'n> {
         let [stdin, stdout, stderr] = stdio.paths();
         let request = CreateTaskRequest {
             container_id: self.id.clone(),
-            rootfs: rootfs::mounts(self.kind, self.node.dir.path(), &self.folder()),
+            rootfs: self.mounts(),
             terminal: stdio.terminal(),
             stdin,
             stdout,
@@ -181,6 +182,11 @@ impl<'n> Container<'n> {
         let request = self.node.request(self.runtime, request);
         let answer = self.node.tasks().create(request).await?;
         Ok(Task::new(self, answer.into_inner().pid, stdio))
+    }
+
+    /// Its root file system, as containerd tells it.
+    pub(crate) fn mounts(&self) -> Vec<Mount> {
+        rootfs::mounts(self.kind, self.node.dir.path(), &self.folder())
     }
 
     /// Makes it, runs it to its end, and deletes it.

@@ -2,6 +2,7 @@
 
 pub(crate) mod container;
 pub(crate) mod events;
+pub(crate) mod inside;
 pub(crate) mod node;
 pub(crate) mod rootfs;
 pub(crate) mod spec;

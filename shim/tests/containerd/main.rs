@@ -12,6 +12,7 @@
 #[path = "harness.rs"]
 mod harness;
 
+mod announced;
 mod ends;
 mod exceptions;
 mod exec;
@@ -25,4 +26,4 @@ mod process;
 mod same;
 mod terminal;
 
-use harness::{container, node, rootfs, spec, stdio, task, traces};
+use harness::{container, inside, node, rootfs, spec, stdio, task, traces};

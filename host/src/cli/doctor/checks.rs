@@ -117,6 +117,21 @@ pub(super) fn runtime(name: &str, shim: Option<&Path>) -> Check {
     }
 }
 
+/// The node's own shim.
+pub(super) const SHIM: &str = "containerd-shim-opr-v1";
+
+/// The program that the node's own shim starts, in the same folder.
+pub(super) fn daemon(shim: &Path) -> Check {
+    let daemon = shim.with_file_name(format!("{SHIM}-daemon"));
+    let shown = daemon.display();
+    if daemon.is_file() {
+        Check::ok("shim", shown.to_string())
+    } else {
+        let remedy = "install both programs of the shim in one folder; scripts/build makes them";
+        Check::fail("shim", format!("{shown}: missing"), remedy)
+    }
+}
+
 pub(super) fn foreign_containerd(socket: &Path, answers: bool) -> Check {
     let shown = socket.display();
     if answers {
@@ -304,6 +319,17 @@ mod tests {
         check(&cgroups(&format!("{v1}{v2}")), Status::Ok);
         check(&cgroups("cgroup /c/m cgroup rw,memory 0 0\n"), Status::Warn);
         check(&cgroups(""), Status::Fail);
+    }
+
+    #[test]
+    fn a_shim_needs_its_daemon_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let shim = folder.path().join(SHIM);
+        let without = daemon(&shim);
+        std::fs::write(folder.path().join("containerd-shim-opr-v1-daemon"), "").unwrap();
+        let with = daemon(&shim);
+        check(&without, Status::Fail);
+        check(&with, Status::Ok);
     }
 
     #[test]

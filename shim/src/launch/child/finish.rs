@@ -71,7 +71,7 @@ pub(super) fn finish(
         .control
         .report(&Report::Created, &master)
         .step("report to the shim")?;
-    let order = around.control.wait();
+    let order = around.control.wait()?;
     sys::reset_signals().step("set signals to their defaults")?;
     run_hooks(around.start_hooks, "startContainer", &order.state)?;
     if plan.no_new_privs {

@@ -27,8 +27,25 @@ use crate::{
 
 const DEV: &str = "/dev";
 
-/// Makes one mount.
-pub(super) fn mount(root: &Root, plan: &MountPlan, held: &Held) -> Result<(), Failure> {
+/// Makes the new file systems, mounted nowhere yet: a place for each mount. They need no root file system.
+pub(super) fn make(plans: &[MountPlan]) -> Result<Vec<Option<OwnedFd>>, Failure> {
+    let made = plans.iter().map(|plan| match &plan.source {
+        MountSource::New(system) => Some(
+            new(system).step_with(|| format!("mount {} at {}", system.kind, plan.target.display())),
+        )
+        .transpose(),
+        _ => Ok(None),
+    });
+    made.collect()
+}
+
+/// Makes one mount, of what was made for it.
+pub(super) fn mount(
+    root: &Root,
+    plan: &MountPlan,
+    made: Option<OwnedFd>,
+    held: &Held,
+) -> Result<(), Failure> {
     let target = &plan.target;
     let named = |what: &str| format!("{what} at {}", target.display());
     match &plan.source {
@@ -52,8 +69,10 @@ pub(super) fn mount(root: &Root, plan: &MountPlan, held: &Held) -> Result<(), Fa
             } else {
                 refuse_procfs(at.as_fd(), target)?;
             }
+            let made = made.expect("a new file system is made for each mount of one");
             let is_dev = target == Path::new(DEV);
-            new(system, at.as_fd(), is_dev).step_with(|| named(&format!("mount {}", system.kind)))
+            place(system, made.as_fd(), at.as_fd(), is_dev)
+                .step_with(|| named(&format!("mount {}", system.kind)))
         }
         MountSource::Hierarchies {
             attributes,
@@ -113,34 +132,34 @@ fn remount(at: BorrowedFd, change: &Change) -> io::Result<()> {
     tree::change(at, &change)
 }
 
-/// A tmpfs is filled before it is made read-only, and `/dev` last of all: devices come into it first.
-fn new(system: &FileSystem, at: BorrowedFd, is_dev: bool) -> io::Result<()> {
-    let FileSystem {
-        kind,
-        source,
-        data,
-        change,
-        copies_up,
-    } = system;
-    let (mut first, mut later) = (change.attributes, MountAttributes::default());
-    if kind == "tmpfs" {
-        first.set &= !attribute::RDONLY;
+const TMPFS: &str = "tmpfs";
+
+/// A tmpfs is filled before it is made read-only.
+fn new(system: &FileSystem) -> io::Result<OwnedFd> {
+    let mut attributes = system.change.attributes;
+    if system.kind == TMPFS {
+        attributes.set &= !attribute::RDONLY;
+    }
+    tree::new_file_system(&system.kind, &system.source, &system.data, attributes)
+}
+
+/// `/dev` is made read-only last of all: devices come into it first.
+fn place(system: &FileSystem, made: BorrowedFd, at: BorrowedFd, is_dev: bool) -> io::Result<()> {
+    if system.copies_up {
+        copy_up::copy(at, made)?;
+    }
+    tree::attach(made, at)?;
+    let change = &system.change;
+    let mut later = MountAttributes::default();
+    if system.kind == TMPFS && !is_dev {
         later.set = change.attributes.set & attribute::RDONLY;
-    }
-    let made = tree::new_file_system(kind, source, data, first)?;
-    if *copies_up {
-        copy_up::copy(at, made.as_fd())?;
-    }
-    tree::attach(made.as_fd(), at)?;
-    if is_dev {
-        later = MountAttributes::default();
     }
     let later = Change {
         attributes: later,
         recursive: change.recursive,
         propagation: change.propagation.clone(),
     };
-    tree::change(made.as_fd(), &later)
+    tree::change(made, &later)
 }
 
 /// `/sys/fs/cgroup` of version 1: a folder for each hierarchy, and links by the names of controllers.

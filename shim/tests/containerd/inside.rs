@@ -1,12 +1,8 @@
 //! The shim's own socket: what it does without containerd in between.
 
-use std::{
-    collections::HashMap,
-    fs,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, fs, path::Path, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use containerd_shim::protos::{
     api::{CreateTaskRequest, DeleteRequest, Mount, StartRequest, WaitRequest, WaitResponse},
     protobuf::Message,
@@ -16,7 +12,7 @@ use containerd_shim::protos::{
 
 use crate::{
     container::Container,
-    rootfs::{self, Kind},
+    node::{Node, Runtime},
 };
 
 /// What containerd 1.x calls; later ones call v3, which is the same under another name.
@@ -30,24 +26,25 @@ pub(crate) struct Inside {
 }
 
 impl Inside {
-    pub(crate) fn connect(address: &str, namespace: &str) -> Result<Self> {
+    /// To the shim that serves a container.
+    pub(crate) fn connect(node: &Node, served: &str) -> Result<Self> {
+        let file = node.bundle(Runtime::Ours, served).join("address");
+        let address = fs::read_to_string(file).context("the shim tells no address")?;
         let client = Client::connect(address.trim()).context("the shim does not listen")?;
         Ok(Self {
             client,
-            namespace: namespace.to_owned(),
+            namespace: node.namespace(Runtime::Ours),
         })
     }
 
-    /// From a create to the answer of a wait; deleted outside of the time.
-    pub(crate) fn life(&self, container: &Container<'_>) -> Result<Duration> {
-        let id = container.id.clone();
-        let dir = container.node.dir.path();
-        let bundle = dir.join("inside").join(&id);
-        container.prepare();
-        fs::create_dir_all(bundle.join("rootfs"))?;
-        fs::write(bundle.join("config.json"), container.spec_text())?;
-        let mounts = rootfs::mounts(Kind::Overlay, dir, &container.folder());
-        let mounts = mounts.into_iter().map(|mount| Mount {
+    /// Makes the container of a bundle, which has its spec; what it prints goes to the file.
+    pub(crate) fn create(
+        &self,
+        container: &Container<'_>,
+        bundle: &Path,
+        stdout: Option<&Path>,
+    ) -> Result<()> {
+        let mounts = container.mounts().into_iter().map(|mount| Mount {
             type_: mount.r#type,
             source: mount.source,
             target: mount.target,
@@ -55,34 +52,39 @@ impl Inside {
             ..Default::default()
         });
         let create = CreateTaskRequest {
-            id: id.clone(),
+            id: container.id.clone(),
             bundle: bundle.display().to_string(),
             rootfs: mounts.collect(),
+            stdout: stdout.map_or_else(String::new, |file| format!("file://{}", file.display())),
             ..Default::default()
         };
+        self.call("Create", &create).map(drop)
+    }
+
+    pub(crate) fn start(&self, id: &str) -> Result<()> {
         let start = StartRequest {
-            id: id.clone(),
+            id: id.to_owned(),
             ..Default::default()
         };
+        self.call("Start", &start).map(drop)
+    }
+
+    /// Answers how it has ended.
+    pub(crate) fn wait(&self, id: &str) -> Result<u32> {
         let wait = WaitRequest {
-            id: id.clone(),
+            id: id.to_owned(),
             ..Default::default()
         };
-        let began = Instant::now();
-        self.call("Create", &create)?;
-        self.call("Start", &start)?;
         let waited = self.call("Wait", &wait)?;
-        let took = began.elapsed();
+        Ok(WaitResponse::parse_from_bytes(&waited)?.exit_status)
+    }
+
+    pub(crate) fn delete(&self, id: &str) -> Result<()> {
         let delete = DeleteRequest {
-            id,
+            id: id.to_owned(),
             ..Default::default()
         };
-        self.call("Delete", &delete)?;
-        let exit = WaitResponse::parse_from_bytes(&waited)?.exit_status;
-        ensure!(exit == 0, "the program ended with {exit}");
-        fs::remove_dir_all(bundle)?;
-        fs::remove_dir_all(container.folder())?;
-        Ok(took)
+        self.call("Delete", &delete).map(drop)
     }
 
     fn call(&self, method: &str, body: &impl Message) -> Result<Vec<u8>> {
