@@ -35,6 +35,14 @@ mod root;
 
 use root::Root;
 
+/// The namespaces that the process makes itself: that of its cgroup, once it is in there; that of IPC, once it is root,
+/// who owns what is in it; and that of the network, which takes the kernel longer than all the rest of a birth. The
+/// process makes it while the shim goes on; the spawner would keep others waiting, and the shim where there is no
+/// other processor.
+pub(super) const OWN: i32 = libc::CLONE_NEWCGROUP | SOON;
+/// Those that it makes without a plan.
+const SOON: i32 = libc::CLONE_NEWIPC | libc::CLONE_NEWNET;
+
 /// What a process tells the shim.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Report {
@@ -130,9 +138,9 @@ fn prepare(namespaces: &NamespacePlan, mapped: Option<io::PipeReader>) -> Result
     }
     if namespaces.has(libc::CLONE_NEWUSER) {
         become_root()?;
-        if namespaces.new & libc::CLONE_NEWIPC != 0 {
-            sys::unshare(libc::CLONE_NEWIPC).step("make an IPC namespace")?;
-        }
+    }
+    if namespaces.new & SOON != 0 {
+        sys::unshare(namespaces.new & SOON).step("make namespaces of IPC and of the network")?;
     }
     if namespaces.new & libc::CLONE_NEWNET != 0 {
         sys::loopback_up().step("switch the loopback interface on")?;

@@ -148,7 +148,7 @@ fn carry_out(request: Request, descriptors: Vec<OwnedFd>) -> Result<(Reply, Owne
     };
     let held = Held::new(descriptors);
     let namespaces = &birth.namespaces;
-    let flags = libc::CLONE_PARENT | namespaces.new & !later(namespaces);
+    let flags = libc::CLONE_PARENT | namespaces.new & !child::OWN;
     if namespaces.joined.is_empty() && namespaces.time_offsets.is_empty() {
         return bear(&birth, held, flags, None);
     }
@@ -163,17 +163,6 @@ fn carry_out(request: Request, descriptors: Vec<OwnedFd>) -> Result<(Reply, Owne
 }
 
 const CLONE_NEWTIME: i32 = 0x80;
-
-/// What the process itself makes: the cgroup namespace once it is in its cgroup, and with ids of its own the IPC
-/// namespace once it is root, who owns what is in it.
-fn later(namespaces: &NamespacePlan) -> i32 {
-    let ipc = if namespaces.has(libc::CLONE_NEWUSER) {
-        libc::CLONE_NEWIPC
-    } else {
-        0
-    };
-    libc::CLONE_NEWCGROUP | ipc
-}
 
 /// Makes the process, which goes on in `child`.
 fn bear(
