@@ -31,6 +31,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::OFlags,
     net::sockopt::socket_acceptconn,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 use tokio::{
     io::Interest,
@@ -117,6 +118,8 @@ fn run(flags: &Flags) -> Result<(), ServeError> {
         what: "start the spawner",
         source,
     })?;
+    // The spawner's children have the limit that this process was started with.
+    raise_descriptors().map_err(failed("raise the limit of descriptors"))?;
     let itself = rustix::process::getpid();
     rustix::process::set_child_subreaper(Some(itself)).map_err(failed("adopt orphans"))?;
     // One thread: what blocks has threads of its own, and a request that wandered between two would wait for each.
@@ -331,6 +334,16 @@ fn inherit_socket() -> Result<UnixListener, ServeError> {
     .map_err(failed("open /dev/null"))?;
     rustix::stdio::dup2_stdin(null.as_fd()).map_err(failed("move the socket"))?;
     Ok(socket.into())
+}
+
+/// Each container takes a few, for as long as it lives.
+fn raise_descriptors() -> rustix::io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    setrlimit(Resource::Nofile, raised)
 }
 
 fn failed(what: &'static str) -> impl Fn(rustix::io::Errno) -> ServeError {

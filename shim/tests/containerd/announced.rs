@@ -15,6 +15,7 @@ use crate::{
 };
 
 const GROUP: &str = "announced";
+const LIMIT: u32 = 100;
 
 async fn keeper(node: &Node) -> Task<'_> {
     let keeper = node
@@ -40,9 +41,11 @@ fn bundle(container: &Container<'_>, name: &str) -> PathBuf {
     bundle
 }
 
-/// What containerd executes before it asks for a container.
+/// What containerd executes before it asks for a container, with a limit of descriptors as of a service.
 fn announce(node: &Node, id: &str, bundle: &Path) {
-    let start = Command::new(env!("CARGO_BIN_EXE_containerd-shim-opr-v1"))
+    let start = Command::new("sh")
+        .args(["-c", &format!("ulimit -Sn {LIMIT}; exec \"$@\""), "sh"])
+        .arg(env!("CARGO_BIN_EXE_containerd-shim-opr-v1"))
         .args(["-namespace", &node.namespace(Runtime::Ours), "-id", id])
         .args(["-address", node.socket().to_str().unwrap(), "start"])
         .current_dir(bundle)
@@ -113,6 +116,34 @@ async fn what_nobody_asks_for_is_undone() {
     )
     .await;
     keeper.remove().await.unwrap();
+    node.end().await;
+}
+
+/// One process serves many containers, and gives its own limit to none of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shim_may_have_as_many_descriptors_as_there_are() {
+    if !is_able() {
+        return;
+    }
+    let node = Node::start().await;
+    let container = says(&node, "first", "here");
+    let bundle = bundle(&container, "first");
+    announce(&node, "first", &bundle);
+    let limits = |pid: &str| {
+        let text = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let line = text.lines().find(|line| line.starts_with("Max open files"));
+        let words: Vec<_> = line
+            .unwrap()
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect();
+        (words[3].clone(), words[4].clone())
+    };
+    let prepared = process(&bundle).await;
+    assert_eq!(limits(&prepared.to_string()).0, LIMIT.to_string());
+    let shim = fs::read_to_string(bundle.join("shim.pid")).unwrap();
+    let (soft, hard) = limits(&shim);
+    assert_eq!(soft, hard);
     node.end().await;
 }
 
