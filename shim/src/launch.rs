@@ -210,7 +210,7 @@ impl Launcher {
     pub fn exec(&self, mut request: ExecRequest) -> Result<Created, LaunchError> {
         let bearing = request::exec_birth(&mut request)?;
         let newborn = self.make(bearing, |_| request::exec(request))?;
-        newborn.grow(|_| Ok(None))
+        newborn.finish(|_| Ok(None))
     }
 
     /// The process is born while its plan is made.
@@ -408,7 +408,7 @@ impl Prepared {
     /// See [`LaunchError`]. Nothing is left of a process that failed.
     pub fn complete(mut self, request: CompleteRequest) -> Result<Created, LaunchError> {
         let newborn = self.newborn.take().ok_or_else(lost)?;
-        newborn.grow(|newborn| {
+        newborn.finish(|newborn| {
             let (completion, mut descriptors) = request::completion(request, &newborn.around)?;
             tell(&newborn.control, &completion, &descriptors)?;
             Ok(Some(descriptors.swap_remove(completion.root)))
@@ -432,7 +432,7 @@ impl Drop for Prepared {
 
 impl Newborn {
     /// Gives the process what is left to give, and goes with it until it waits before its program.
-    fn grow(
+    fn finish(
         self,
         give: impl FnOnce(&Self) -> Result<Option<OwnedFd>, LaunchError>,
     ) -> Result<Created, LaunchError> {
