@@ -83,14 +83,32 @@ pub(crate) fn new_file_system(
     data: &[String],
     attributes: MountAttributes,
 ) -> io::Result<OwnedFd> {
+    let context = make_file_system(kind, source, data, attributes)?;
+    mount_file_system(context.as_fd(), attributes)
+}
+
+/// The same up to its mount, for which [`mount_file_system`] takes the answer.
+pub(super) fn make_file_system(
+    kind: &str,
+    source: &str,
+    data: &[String],
+    attributes: MountAttributes,
+) -> io::Result<OwnedFd> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     let configured = configure(context.as_fd(), source, data, attributes);
     configured.map_err(|error| explain(context.as_fd(), error))?;
+    Ok(context)
+}
+
+/// Makes the detached mount of a file system.
+pub(super) fn mount_file_system(
+    context: BorrowedFd,
+    attributes: MountAttributes,
+) -> io::Result<OwnedFd> {
     let flags = MountAttrFlags::from_bits_retain(
         u32::try_from(attributes.set).map_err(|_| io::ErrorKind::InvalidInput)?,
     );
-    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags)
-        .map_err(|error| explain(context.as_fd(), error))
+    fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, flags).map_err(|error| explain(context, error))
 }
 
 fn configure(

@@ -27,7 +27,8 @@ use crate::{
 
 const DEV: &str = "/dev";
 
-/// Makes the new file systems, mounted nowhere yet: a place for each mount. They need no root file system.
+/// Makes the new file systems, a place for each mount: they need no root file system. Their mounts are made later, so
+/// that the root is the first that the container sees.
 pub(super) fn make(plans: &[MountPlan]) -> Result<Vec<Option<OwnedFd>>, Failure> {
     let made = plans.iter().map(|plan| match &plan.source {
         MountSource::New(system) => Some(
@@ -134,21 +135,27 @@ fn remount(at: BorrowedFd, change: &Change) -> io::Result<()> {
 
 const TMPFS: &str = "tmpfs";
 
-/// A tmpfs is filled before it is made read-only.
 fn new(system: &FileSystem) -> io::Result<OwnedFd> {
+    let (kind, source, data) = (&system.kind, &system.source, &system.data);
+    tree::make_file_system(kind, source, data, first_attributes(system))
+}
+
+/// A tmpfs is filled before it is made read-only.
+fn first_attributes(system: &FileSystem) -> MountAttributes {
     let mut attributes = system.change.attributes;
     if system.kind == TMPFS {
         attributes.set &= !attribute::RDONLY;
     }
-    tree::new_file_system(&system.kind, &system.source, &system.data, attributes)
+    attributes
 }
 
 /// `/dev` is made read-only last of all: devices come into it first.
 fn place(system: &FileSystem, made: BorrowedFd, at: BorrowedFd, is_dev: bool) -> io::Result<()> {
+    let mount = tree::mount_file_system(made, first_attributes(system))?;
     if system.copies_up {
-        copy_up::copy(at, made)?;
+        copy_up::copy(at, mount.as_fd())?;
     }
-    tree::attach(made, at)?;
+    tree::attach(mount.as_fd(), at)?;
     let change = &system.change;
     let mut later = MountAttributes::default();
     if system.kind == TMPFS && !is_dev {
@@ -159,7 +166,7 @@ fn place(system: &FileSystem, made: BorrowedFd, at: BorrowedFd, is_dev: bool) ->
         recursive: change.recursive,
         propagation: change.propagation.clone(),
     };
-    tree::change(made, &later)
+    tree::change(mount.as_fd(), &later)
 }
 
 /// `/sys/fs/cgroup` of version 1: a folder for each hierarchy, and links by the names of controllers.
