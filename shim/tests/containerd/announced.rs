@@ -192,6 +192,25 @@ async fn what_does_not_fit_the_request_is_made_anew() {
         format!("{error:#}").contains("linux.namespaces"),
         "{error:#}"
     );
+
+    // A process that ends before it has its plan has left a word why.
+    let container = node
+        .container(Runtime::Ours, "rootless")
+        .group(GROUP)
+        .spec(|spec| {
+            let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.push(serde_json::json!({ "type": "user" }));
+            let ids = serde_json::json!([{ "containerID": 1, "hostID": 1, "size": 1 }]);
+            spec["linux"]["uidMappings"] = ids.clone();
+            spec["linux"]["gidMappings"] = ids;
+        });
+    for n in 0..20 {
+        let bundle = bundle(&container, &format!("rootless-{n}"));
+        announce(&node, "rootless", &bundle);
+        let error = shim.create(&container, &bundle, None).unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.contains("become the namespace's root"), "{n}: {text}");
+    }
     keeper.remove().await.unwrap();
     node.end().await;
 }
