@@ -78,6 +78,7 @@ fn main() -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
         let node = Arc::new(Node::start().await);
+        node.events.stop();
         for row in measure::lives(&node, n).await? {
             row.print(as_json);
         }
