@@ -17,7 +17,7 @@ use containerd_shim::{
     protos::{
         protobuf::Message,
         ttrpc::{
-            self, MessageHeader, Request, Response,
+            self, Request, Response,
             r#async::{MethodHandler, Service, TtrpcContext},
         },
     },
@@ -25,27 +25,13 @@ use containerd_shim::{
 
 use crate::{service::request, task::Tasks};
 
-const SERVICE: &str = "opr.shim.v1.Start";
-const METHOD: &str = "Announce";
+mod frame;
+
+use frame::{METHOD, SERVICE};
 
 /// Tells the daemon at the other end of a new connection, which takes so little without waiting.
 pub(crate) fn send(mut daemon: &UnixStream, id: &str, bundle: &str) -> io::Result<()> {
-    let create = CreateTaskRequest {
-        id: id.to_owned(),
-        bundle: bundle.to_owned(),
-        ..CreateTaskRequest::default()
-    };
-    let request = Request {
-        service: SERVICE.to_owned(),
-        method: METHOD.to_owned(),
-        payload: create.write_to_bytes().map_err(io::Error::other)?,
-        ..Request::default()
-    };
-    let request = request.write_to_bytes().map_err(io::Error::other)?;
-    let length = u32::try_from(request.len()).map_err(io::Error::other)?;
-    let mut frame = Vec::from(MessageHeader::new_request(1, length));
-    frame.extend(request);
-    daemon.write_all(&frame)
+    daemon.write_all(&frame::of(id, bundle))
 }
 
 /// The daemon's side.
@@ -71,5 +57,40 @@ impl MethodHandler for Announced {
             Err(e) => log::debug!("passed over an announcement: {e}"),
         }
         Ok(Response::default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use containerd_shim::protos::ttrpc::MessageHeader;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(id: &str, bundle: &str) {
+        let frame = frame::of(id, bundle);
+        let (head, body) = frame.split_at(10);
+        let length = u32::try_from(body.len()).unwrap();
+        assert_eq!(head, Vec::from(MessageHeader::new_request(1, length)));
+        let request = Request::parse_from_bytes(body).unwrap();
+        assert_eq!(
+            (request.service.as_str(), request.method.as_str()),
+            (SERVICE, METHOD)
+        );
+        let create = CreateTaskRequest::parse_from_bytes(&request.payload).unwrap();
+        let expected = CreateTaskRequest {
+            id: id.to_owned(),
+            bundle: bundle.to_owned(),
+            ..CreateTaskRequest::default()
+        };
+        assert_eq!(create, expected);
+    }
+
+    #[test]
+    fn an_announcement_is_a_request() {
+        check("c1", "/run/b");
+        check("", "");
+        check(&"i".repeat(127), &"b".repeat(128));
+        check(&"i".repeat(300), &"b".repeat(20_000));
     }
 }

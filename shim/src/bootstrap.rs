@@ -5,8 +5,9 @@
 //!                           └── nobody answers: binds it, spawns the daemon with it ──────┘
 //! ```
 //!
-//! Both are short and have no runtime. The daemon is a program of its own (see `serve`), so that this one is small:
-//! what the linker relocates and the kernel maps is the longest part of its life.
+//! What containerd executes is the small program of `shim/start`, which does the upper line. For all else it executes
+//! this one, which does both. The daemon is a program of its own (see `serve`): what the linker relocates and the
+//! kernel maps is the longest part of such a short life.
 
 use std::{env, io, path::PathBuf, process::ExitCode};
 
@@ -143,4 +144,38 @@ fn print(bytes: &[u8]) -> Result<(), BootstrapError> {
         path: "standard output".into(),
         source,
     })
+}
+
+#[cfg(test)]
+#[path = "../start/src/address.rs"]
+mod address;
+
+#[cfg(test)]
+mod tests {
+    use containerd_shim::StartOpts;
+
+    use super::address;
+
+    #[track_caller]
+    fn check(containerd: &str, namespace: &str, group: &str, is_told: bool) {
+        let options = StartOpts {
+            address: containerd.to_owned(),
+            namespace: namespace.to_owned(),
+            ..StartOpts::default()
+        };
+        let expected = is_told.then(|| options.socket_address(group));
+        assert_eq!(address::of(containerd, namespace, group), expected);
+    }
+
+    #[test]
+    fn both_programs_find_the_same_socket() {
+        check("/run/containerd/containerd.sock", "default", "c1", true);
+        check("/run/c.sock", "k8s.io", "ä b/c", true);
+        check("c.sock", "..", ".", true);
+        check("/run/c.sock/", "default", "c1", false);
+        check("/run/c.sock", "/default", "c1", false);
+        check("/run/c.sock", "default", "/c1", false);
+        check("", "default", "c1", false);
+        check("/run/c.sock", "default", "", false);
+    }
 }

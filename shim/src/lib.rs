@@ -6,6 +6,8 @@
 //!                 serve ─────────┘         └───▶ cgroup, events, reaper
 //! ```
 
+extern crate alloc;
+
 pub mod bootstrap;
 pub mod cgroup;
 pub mod events;

@@ -158,7 +158,7 @@ fn runtimes(config: &Config) -> Vec<Check> {
         let file = beside.filter(|file| file.is_file()).or_else(|| find(&shim));
         found.push(checks::runtime(name, file.as_deref()));
         if let Some(shim) = file.filter(|file| file.ends_with(checks::SHIM)) {
-            found.push(checks::daemon(&shim));
+            found.push(checks::rest_of(&shim));
         }
         if name == "io.containerd.runc.v2" {
             found.push(checks::program(

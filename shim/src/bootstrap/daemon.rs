@@ -1,7 +1,8 @@
 //! `start`: finds the daemon of the container's group, or spawns it.
 
 use std::{
-    env, fs, io,
+    env, fs,
+    io::{self, Read},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::{
@@ -24,25 +25,40 @@ use crate::{
 };
 
 const DAEMON: &str = "containerd-shim-opr-v1-daemon";
+const MAX_SPEC: u64 = 16 << 20;
 /// Source: linux/oom.h.
 const OOM_SCORE_ADJ_MAX: i32 = 1000;
 
 pub(super) fn start(flags: &Flags) -> Result<(), BootstrapError> {
     let (options, form) = params::read(flags)?;
     let bundle = Path::new(".");
-    let address = options.socket_address(&group::of(bundle, &options.id)?);
+    let address = options.socket_address(&group_of(bundle, &options.id)?);
     let path = socket::path(&address);
     let folder = socket::Folder::ask(path)?;
+    folder.own(path)?;
+    // Another start may have been faster.
     if !announce_at(path, &options.id) {
-        folder.own(path)?;
-        // Another start may have been faster.
-        if !announce_at(path, &options.id) {
-            spawn(&options, &address)?;
-        }
+        spawn(&options, &address)?;
     }
     drop(folder);
     write(bundle, "address", &address)?;
     print(&form.write(&address)?)
+}
+
+fn group_of(bundle: &Path, id: &str) -> Result<String, BootstrapError> {
+    let path = bundle.join("config.json");
+    let read = || {
+        let mut text = Vec::new();
+        fs::File::open(&path)?
+            .take(MAX_SPEC)
+            .read_to_end(&mut text)?;
+        Ok(group::of(&text, id)?)
+    };
+    read().map_err(|source| BootstrapError::File {
+        what: "read",
+        path: path.clone(),
+        source,
+    })
 }
 
 /// Tells the daemon of the container, whose bundle is the working directory. Answers whether there is a daemon.

@@ -1,10 +1,8 @@
-//! Which containers share a daemon.
+//! Which containers share a daemon. The program of `shim/start` has this file too, and no standard library.
 
-use std::{collections::HashMap, fs::File, io, io::Read, path::Path};
+use alloc::{borrow::ToOwned, collections::BTreeMap, string::String};
 
 use serde::Deserialize;
-
-use super::BootstrapError;
 
 /// The first that the container's spec has names its group.
 ///
@@ -13,31 +11,19 @@ const ANNOTATIONS: [&str; 2] = [
     "io.containerd.runc.v2.group",
     "io.kubernetes.cri.sandbox-id",
 ];
-const MAX_SPEC: u64 = 16 << 20;
 
 #[derive(Deserialize)]
 struct Spec {
     #[serde(default)]
-    annotations: Option<HashMap<String, String>>,
+    annotations: Option<BTreeMap<String, String>>,
 }
 
-/// The group of the container in `bundle`; a container without one is alone.
-pub(super) fn of(bundle: &Path, id: &str) -> Result<String, BootstrapError> {
-    let path = bundle.join("config.json");
-    let annotations = read(&path).map_err(|source| BootstrapError::File {
-        what: "read",
-        path,
-        source,
-    })?;
+/// The group of the container with this `config.json`; a container without one is alone.
+pub(crate) fn of(spec: &[u8], id: &str) -> serde_json::Result<String> {
+    let spec: Spec = serde_json::from_slice(spec)?;
+    let annotations = spec.annotations.unwrap_or_default();
     let mut groups = ANNOTATIONS.iter().filter_map(|name| annotations.get(*name));
     Ok(groups.next().map_or(id, String::as_str).to_owned())
-}
-
-fn read(path: &Path) -> io::Result<HashMap<String, String>> {
-    let mut text = Vec::new();
-    File::open(path)?.take(MAX_SPEC).read_to_end(&mut text)?;
-    let spec: Spec = serde_json::from_slice(&text)?;
-    Ok(spec.annotations.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -46,9 +32,7 @@ mod tests {
 
     #[track_caller]
     fn check(spec: &str, expected: Option<&str>) {
-        let bundle = tempfile::tempdir().unwrap();
-        std::fs::write(bundle.path().join("config.json"), spec).unwrap();
-        assert_eq!(of(bundle.path(), "c1").ok().as_deref(), expected);
+        assert_eq!(of(spec.as_bytes(), "c1").ok().as_deref(), expected);
     }
 
     #[test]

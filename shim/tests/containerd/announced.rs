@@ -9,7 +9,7 @@ use std::{
 use crate::{
     container::Container,
     inside::Inside,
-    node::{Node, Runtime, eventually, is_able},
+    node::{Node, Runtime, eventually, is_able, shim},
     task::Task,
     traces,
 };
@@ -45,7 +45,7 @@ fn bundle(container: &Container<'_>, name: &str) -> PathBuf {
 fn announce(node: &Node, id: &str, bundle: &Path) {
     let start = Command::new("sh")
         .args(["-c", &format!("ulimit -Sn {LIMIT}; exec \"$@\""), "sh"])
-        .arg(env!("CARGO_BIN_EXE_containerd-shim-opr-v1"))
+        .arg(shim())
         .args(["-namespace", &node.namespace(Runtime::Ours), "-id", id])
         .args(["-address", node.socket().to_str().unwrap(), "start"])
         .current_dir(bundle)

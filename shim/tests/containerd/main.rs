@@ -24,6 +24,7 @@ mod lives;
 mod mounts;
 mod process;
 mod same;
+mod start;
 mod terminal;
 
 use harness::{container, inside, node, rootfs, spec, stdio, task, traces};

@@ -248,14 +248,25 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
     fs::write(dir.join("config.toml"), config).unwrap();
 }
 
+/// What containerd executes. It stands beside the programs that cargo makes for tests.
+pub(crate) fn shim() -> PathBuf {
+    let shim = Path::new(env!("CARGO_BIN_EXE_containerd-shim-opr-v1-daemon"));
+    let shim = shim.with_file_name("containerd-shim-opr-v1");
+    assert!(
+        shim.exists(),
+        "{}: missing; scripts/build makes it",
+        shim.display()
+    );
+    shim
+}
+
 fn spawn(dir: &Path) -> Child {
     let log = File::options()
         .create(true)
         .append(true)
         .open(dir.join("log"))
         .unwrap();
-    let shim = Path::new(env!("CARGO_BIN_EXE_containerd-shim-opr-v1"));
-    let mut path = shim.parent().unwrap().as_os_str().to_owned();
+    let mut path = shim().parent().unwrap().as_os_str().to_owned();
     path.push(":");
     path.push(std::env::var_os("PATH").unwrap_or_default());
     Command::new("containerd")

@@ -120,15 +120,15 @@ pub(super) fn runtime(name: &str, shim: Option<&Path>) -> Check {
 /// The node's own shim.
 pub(super) const SHIM: &str = "containerd-shim-opr-v1";
 
-/// The program that the node's own shim starts, in the same folder.
-pub(super) fn daemon(shim: &Path) -> Check {
-    let daemon = shim.with_file_name(format!("{SHIM}-daemon"));
-    let shown = daemon.display();
-    if daemon.is_file() {
-        Check::ok("shim", shown.to_string())
-    } else {
-        let remedy = "install both programs of the shim in one folder; scripts/build makes them";
-        Check::fail("shim", format!("{shown}: missing"), remedy)
+/// The programs that the node's own shim executes, in the same folder.
+pub(super) fn rest_of(shim: &Path) -> Check {
+    let rest = ["bootstrap", "daemon"].map(|end| shim.with_file_name(format!("{SHIM}-{end}")));
+    match rest.iter().find(|program| !program.is_file()) {
+        None => Check::ok("shim", format!("{} is whole", shim.display())),
+        Some(missing) => {
+            let remedy = "install all programs of the shim in one folder; scripts/build makes them";
+            Check::fail("shim", format!("{}: missing", missing.display()), remedy)
+        }
     }
 }
 
@@ -322,14 +322,15 @@ mod tests {
     }
 
     #[test]
-    fn a_shim_needs_its_daemon_beside_it() {
+    fn a_shim_needs_its_other_programs_beside_it() {
         let folder = tempfile::tempdir().unwrap();
         let shim = folder.path().join(SHIM);
-        let without = daemon(&shim);
-        std::fs::write(folder.path().join("containerd-shim-opr-v1-daemon"), "").unwrap();
-        let with = daemon(&shim);
-        check(&without, Status::Fail);
-        check(&with, Status::Ok);
+        for end in ["bootstrap", "daemon"] {
+            check(&rest_of(&shim), Status::Fail);
+            let program = format!("containerd-shim-opr-v1-{end}");
+            std::fs::write(folder.path().join(program), "").unwrap();
+        }
+        check(&rest_of(&shim), Status::Ok);
     }
 
     #[test]
