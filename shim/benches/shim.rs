@@ -9,6 +9,8 @@
 mod baseline;
 #[path = "shim/measure.rs"]
 mod measure;
+#[path = "shim/program.rs"]
+mod program;
 #[path = "shim/sys.rs"]
 mod sys;
 
@@ -22,6 +24,7 @@ use anyhow::{Context, Result};
 
 use harness::{container, inside, node, rootfs, spec, task, traces};
 use node::Node;
+use program::Program;
 
 /// One line of the result: what was measured, of us and of a peer, and what our figure has to be.
 struct Row {
@@ -50,7 +53,7 @@ impl Row {
             println!("{row}");
         } else {
             println!(
-                "{name:<52} {ours:>10.3} {peer:>10.3} {unit:<5} {ratio:>7.3} {n:>6}  {target}"
+                "{name:<58} {ours:>10.3} {peer:>10.3} {unit:<5} {ratio:>7.3} {n:>6}  {target}"
             );
         }
     }
@@ -71,7 +74,7 @@ fn main() -> Result<()> {
     };
     if !as_json {
         println!(
-            "{:<52} {:>10} {:>10} {:<5} {:>7} {:>6}  target",
+            "{:<58} {:>10} {:>10} {:<5} {:>7} {:>6}  target",
             "", "ours", "peer", "unit", "ratio", "n"
         );
     }
@@ -79,8 +82,10 @@ fn main() -> Result<()> {
     runtime.block_on(async {
         let node = Arc::new(Node::start().await);
         node.events.stop();
-        for row in measure::lives(&node, n).await? {
-            row.print(as_json);
+        for program in [Program::Busybox, Program::Exit] {
+            for row in measure::lives(&node, program, n).await? {
+                row.print(as_json);
+            }
         }
         measure::inside(&node, n).await?.print(as_json);
         measure::memory(&node).await?.print(as_json);

@@ -16,6 +16,7 @@ use crate::{
     container::Container,
     inside::Inside,
     node::{Node, Runtime},
+    program::Program,
     task::Task,
     traces,
 };
@@ -46,8 +47,8 @@ async fn keeper(node: &Node, runtime: Runtime) -> Result<Task<'_>> {
 }
 
 /// From a create to the answer of a wait, through containerd; deleted outside of the time.
-async fn life(container: Container<'_>) -> Result<Duration, Status> {
-    let container = container.args(&["/bin/busybox", "true"]);
+async fn life(container: Container<'_>, program: Program) -> Result<Duration, Status> {
+    let container = program.of(container);
     container.prepare();
     container.record().await?;
     let began = Instant::now();
@@ -61,15 +62,15 @@ async fn life(container: Container<'_>) -> Result<Duration, Status> {
 }
 
 /// Create, start and exit of a static program.
-pub(crate) async fn lives(node: &Node, n: usize) -> Result<Vec<Row>> {
+pub(crate) async fn lives(node: &Node, program: Program, n: usize) -> Result<Vec<Row>> {
     let ours_keeper = keeper(node, Runtime::Ours).await?;
     let peer_keeper = keeper(node, Runtime::Peer).await?;
     let (mut ours, mut peer, mut grouped) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..n + 2 {
         let id = format!("life-{round}");
-        let one = life(node.container(Runtime::Ours, &id).group(GROUP)).await?;
-        let two = life(node.container(Runtime::Peer, &id)).await?;
-        let three = life(node.container(Runtime::Peer, &id).group(GROUP)).await?;
+        let one = life(node.container(Runtime::Ours, &id).group(GROUP), program).await?;
+        let two = life(node.container(Runtime::Peer, &id), program).await?;
+        let three = life(node.container(Runtime::Peer, &id).group(GROUP), program).await?;
         // The first rounds fill caches.
         if round >= 2 {
             ours.push(milliseconds(one));
@@ -80,25 +81,17 @@ pub(crate) async fn lives(node: &Node, n: usize) -> Result<Vec<Row>> {
     ours_keeper.remove().await?;
     peer_keeper.remove().await?;
     let ours = median(ours);
-    let row = |name: &str, peer, target| Row {
-        name: name.into(),
+    let row = |peer_is: &str, peer| Row {
+        name: format!("create+start+exit of {}, p50, {peer_is}", program.name()),
         unit: "ms",
         ours,
         peer: median(peer),
         n,
-        target,
+        target: "ratio at most 0.125",
     };
     Ok(vec![
-        row(
-            "create+start+exit, p50, against runc's shim",
-            peer,
-            "ratio at most 0.125",
-        ),
-        row(
-            "create+start+exit, p50, runc's shim grouped",
-            grouped,
-            "ratio at most 0.125",
-        ),
+        row("against runc's shim", peer),
+        row("runc's shim grouped", grouped),
     ])
 }
 
@@ -237,7 +230,7 @@ async fn rate(node: &Arc<Node>, runtime: Runtime, at_once: usize, starts: usize)
                     Runtime::Ours => container.group(GROUP),
                     Runtime::Peer => container,
                 };
-                life(container).await?;
+                life(container, Program::Busybox).await?;
             }
             Ok::<_, Status>(())
         });
