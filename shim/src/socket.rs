@@ -8,10 +8,7 @@ use std::{
     fs, io,
     os::{
         fd::OwnedFd,
-        unix::{
-            fs::{DirBuilderExt, MetadataExt},
-            net::UnixListener,
-        },
+        unix::{fs::DirBuilderExt, net::UnixListener},
     },
     path::{Path, PathBuf},
     thread,
@@ -19,9 +16,12 @@ use std::{
 };
 
 use rustix::{
-    fs::{FlockOperation, Mode, OFlags, fchmod, flock},
+    fs::{FlockOperation, Mode, fchmod, flock},
+    io::Errno,
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
 };
+
+mod folder;
 
 /// How long a process that was killed may take to let go of its socket.
 const RELEASE: Duration = Duration::from_secs(5);
@@ -62,18 +62,20 @@ impl Folder {
     /// Makes the folder of a socket where it is missing, and locks it for asking.
     pub(crate) fn ask(socket: &Path) -> Result<Self, SocketError> {
         let path = socket.parent().unwrap_or(Path::new("/"));
-        let lock = match open(path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+        let lock = match folder::open(path) {
+            Err(Errno::NOENT) => {
                 let made = fs::DirBuilder::new()
                     .recursive(true)
                     .mode(0o700)
                     .create(path);
-                made.and_then(|()| open(path))
+                made.and_then(|()| Ok(folder::open(path)?))
             }
-            opened => opened,
+            opened => opened.map_err(io::Error::from),
         };
         let lock = lock.map_err(failed("open", path))?;
-        is_private(path)?;
+        if !folder::is_private(&lock).map_err(|e| failed("open", path)(e.into()))? {
+            return Err(SocketError::Folder { path: path.into() });
+        }
         flock(&lock, FlockOperation::LockShared).map_err(|e| failed("lock", path)(e.into()))?;
         Ok(Self { lock })
     }
@@ -174,21 +176,6 @@ fn inodes(path: &Path) -> Option<Vec<String>> {
     )
 }
 
-fn open(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(path, flags, Mode::empty())?)
-}
-
-/// Nobody but its owner, who is this user or root, may put a socket there.
-fn is_private(path: &Path) -> Result<(), SocketError> {
-    let folder = fs::metadata(path).map_err(failed("open", path))?;
-    let owners = [0, rustix::process::geteuid().as_raw()];
-    match owners.contains(&folder.uid()) && folder.mode() & 0o022 == 0 {
-        true => Ok(()),
-        false => Err(SocketError::Folder { path: path.into() }),
-    }
-}
-
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SocketError {
     let path: PathBuf = path.into();
     move |source| SocketError::File { what, path, source }
@@ -198,7 +185,10 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SocketEr
 mod tests {
     use std::os::{
         fd::AsFd,
-        unix::{fs::PermissionsExt, net::UnixStream},
+        unix::{
+            fs::{MetadataExt, PermissionsExt},
+            net::UnixStream,
+        },
     };
 
     use super::*;

@@ -26,10 +26,12 @@ use rustix::{
         AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, send,
         socket_with,
     },
-    process::{getcwd, geteuid},
+    process::getcwd,
 };
 
 mod address;
+#[path = "../../src/socket/folder.rs"]
+mod folder;
 #[path = "../../src/announce/frame.rs"]
 mod frame;
 #[path = "../../src/bootstrap/group.rs"]
@@ -163,13 +165,10 @@ fn read_spec() -> Option<Vec<u8>> {
     Some(text)
 }
 
-/// Locks the folder of sockets for asking. Nobody but its owner, who is this user or root, may put a socket there.
-fn lock(folder: &str) -> Option<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let folder = open(folder, flags, Mode::empty()).ok()?;
-    let status = fstat(&folder).ok()?;
-    let is_ours = [0, geteuid().as_raw()].contains(&status.st_uid);
-    if !is_ours || status.st_mode & 0o022 != 0 {
+/// Locks the folder of sockets for asking.
+fn lock(path: &str) -> Option<OwnedFd> {
+    let folder = folder::open(path).ok()?;
+    if !folder::is_private(&folder).ok()? {
         return None;
     }
     flock(&folder, FlockOperation::LockShared).ok()?;

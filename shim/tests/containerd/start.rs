@@ -28,13 +28,17 @@ struct Target {
 }
 
 impl Target {
-    async fn start() -> Self {
+    /// None where this machine cannot run these tests.
+    async fn start() -> Option<Self> {
+        if !is_able() {
+            return None;
+        }
         let node = Node::start().await;
         let bundle = node.dir.path().join("bundle");
         fs::create_dir(&bundle).unwrap();
         let target = Self { node, bundle };
         target.spec(GROUP);
-        target
+        Some(target)
     }
 
     async fn keeper(&self) -> Task<'_> {
@@ -99,10 +103,9 @@ fn pipe(bytes: &[u8]) -> Stdio {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shim_that_runs_is_found_by_the_small_program_alone() {
-    if !is_able() {
+    let Some(target) = Target::start().await else {
         return;
-    }
-    let target = Target::start().await;
+    };
     let keeper = target.keeper().await;
     let (_folder, program) = alone();
     let start = target.arguments("start");
@@ -120,10 +123,9 @@ async fn a_shim_that_runs_is_found_by_the_small_program_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_else_is_left_to_the_other_program() {
-    if !is_able() {
+    let Some(target) = Target::start().await else {
         return;
-    }
-    let target = Target::start().await;
+    };
     let keeper = target.keeper().await;
     let (_folder, program) = alone();
     #[track_caller]
@@ -176,10 +178,9 @@ async fn all_else_is_left_to_the_other_program() {
 /// Its arguments, its environment and what stands on its standard input.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_other_program_gets_all_that_containerd_has_given() {
-    if !is_able() {
+    let Some(target) = Target::start().await else {
         return;
-    }
-    let target = Target::start().await;
+    };
     let keeper = target.keeper().await;
     let output = target.run(&shim(), &["--help".to_owned()], Stdio::null());
     assert!(output.status.success(), "{output:?}");
