@@ -1,4 +1,4 @@
-//! The program that containerd executes.
+//! What the program that containerd executes leaves to another.
 
 use std::process::ExitCode;
 

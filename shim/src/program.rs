@@ -1,4 +1,4 @@
-//! What both programs have in common: their flags, which are containerd's, and how they end.
+//! What `bootstrap` and the daemon have in common: their flags, which are containerd's, and how they end.
 
 use std::{
     env,

@@ -159,8 +159,12 @@ impl Tasks {
     pub async fn create(self: &Arc<Self>, create: Create) -> Result<u32, TaskError> {
         *self.asked.lock().unwrap_or_else(|e| e.into_inner()) = Instant::now();
         let place = Place::take(self, &create.id)?;
-        let prepared = self.prepared(&create.id).await;
-        let container = Container::create(self.node.clone(), create, prepared).await?;
+        let mut prepared = self.prepared(&create.id).await;
+        let made = Container::create(self.node.clone(), create, &mut prepared).await;
+        if let Some(unused) = prepared {
+            blocking(move || unused.undo()).await?;
+        }
+        let container = made?;
         let pid = container.pid();
         place.fill(container);
         Ok(pid)

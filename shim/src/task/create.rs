@@ -120,11 +120,12 @@ impl Prepared {
 }
 
 impl Container {
-    /// Makes a container, of what was prepared for it where that is of the same origin.
+    /// Makes a container, of what was prepared for it where that is of the same origin. What was prepared
+    /// is still there after a failure that came before it was needed.
     pub(super) async fn create(
         node: Arc<Node>,
         create: Create,
-        prepared: Option<Prepared>,
+        prepared: &mut Option<Prepared>,
     ) -> Result<Arc<Self>, TaskError> {
         crate::log::attach(&create.bundle);
         let origin = Origin::read(&create.id, &create.bundle, create.systemd_cgroup)?;
@@ -142,6 +143,7 @@ impl Container {
             no_new_keyring: create.no_new_keyring,
         };
         let maker = node.clone();
+        let prepared = prepared.take();
         let make = move || {
             let prepared = match prepared {
                 Some(prepared) if prepared.origin == origin => prepared,

@@ -193,6 +193,15 @@ async fn what_does_not_fit_the_request_is_made_anew() {
         "{error:#}"
     );
 
+    // Streams that cannot be: nothing is left of what was prepared.
+    let container = says(&node, "mute", "here");
+    let mute = bundle(&container, "mute");
+    announce(&node, "mute", &mute);
+    let prepared = process(&mute).await;
+    let nowhere = mute.join("config.json/output");
+    shim.create(&container, &mute, Some(&nowhere)).unwrap_err();
+    assert!(!is_alive(prepared));
+
     // A process that ends before it has its plan has left a word why.
     let container = node
         .container(Runtime::Ours, "rootless")
